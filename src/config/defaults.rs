@@ -1,0 +1,41 @@
+//! Every default of the configuration file, in one place, for the code and for the documents.
+
+use std::time::Duration;
+
+use super::model::{Keepalive, Limits, Timeouts};
+
+/// Probe intervals vary by this share, up and down, so that many load balancers do not fall in step.
+pub const JITTER: f64 = 0.1;
+
+pub const CONFIG_PATHS: [&str; 2] = ["/etc/evenkeel/evenkeel.yaml", "./evenkeel.yaml"];
+pub const ADMIN_LISTEN: &str = "127.0.0.1:9901";
+pub const SHUTDOWN_DELAY: Duration = Duration::ZERO;
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+pub const TIMEOUTS: Timeouts = Timeouts {
+    client_header: Duration::from_secs(10),
+    client_idle: Duration::from_secs(60),
+    client_body: Duration::from_secs(30),
+    connect: Duration::from_secs(2),
+    response: Duration::from_secs(30),
+    stream_idle: Duration::from_secs(300),
+    tcp_idle: Duration::from_secs(3600),
+    request: None,
+};
+
+pub const LIMITS: Limits = Limits {
+    connections: 100_000,
+    connections_per_client: None,
+    request_head_bytes: 64 * 1024,
+    headers: 100,
+    request_body_bytes: None,
+};
+
+/// Under the 5 s after which common servers (Node.js, Apache) close an idle connection.
+pub const KEEPALIVE: Keepalive = Keepalive { max_idle: 128, idle_timeout: Duration::from_secs(4) };
+
+pub const PROBE_INTERVAL: Duration = Duration::from_secs(2);
+pub const PROBE_INTERVAL_UNSETTLED: Duration = Duration::from_millis(500);
+pub const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
+pub const PROBE_FALL: u32 = 3;
+pub const PROBE_RISE: u32 = 2;

@@ -1,0 +1,15 @@
+//! evenkeel: a high-availability TCP and HTTP load balancer.
+//!
+//! The rooms follow a connection: `listen` accepts it, `route` decides, `pool` picks a backend,
+//! `forward` moves the bytes, `observe` counts the outcome; `flow` tells that story from end to end.
+//! Read `flow/connection.rs`, `flow/request.rs`, `pool/pick.rs`, `health/mod.rs`, `app.rs`, in that order.
+
+#![warn(missing_debug_implementations, rust_2018_idioms)]
+
+pub mod config;
+pub mod lifecycle;
+pub mod observe;
+pub mod outcome;
+pub mod pool;
+pub mod route;
+pub mod snapshot;

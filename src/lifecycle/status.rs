@@ -1,0 +1,77 @@
+//! What the process knows of itself, for `/readyz` and `/metrics`: phase, reloads, limits.
+//!
+//! Each field has one writer, named beside it.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::time::SystemTime;
+
+use tokio::sync::watch;
+
+use super::phase::Phase;
+
+#[derive(Debug)]
+pub struct Status {
+    pub started: SystemTime,
+    pub workers: usize,
+    /// What `RLIMIT_NOFILE` was raised to.
+    pub open_files_limit: u64,
+    /// Written by `app`.
+    pub phase: watch::Sender<Phase>,
+    /// Written by `lifecycle::reload`.
+    pub reload: Mutex<Reload>,
+    pub limits: Limits,
+    /// Panics caught; written by the panic hook.
+    pub panics: AtomicU64,
+    /// Connections cut at the end of a drain.
+    pub cut: AtomicU64,
+}
+
+/// How the last reload went. The start counts as a successful one.
+#[derive(Clone, Debug)]
+pub struct Reload {
+    pub succeeded: u64,
+    pub failed: u64,
+    /// When the configuration in force was loaded.
+    pub loaded_at: SystemTime,
+    /// Why the last attempt failed; `None` if it succeeded.
+    pub error: Option<String>,
+    /// Changes that wait for a restart.
+    pub needs_restart: Vec<String>,
+}
+
+/// How often each limit was hit; written by any worker, rarely.
+#[derive(Debug, Default)]
+pub struct Limits {
+    /// Open client connections of the whole process.
+    pub open: AtomicUsize,
+    /// Accept had to wait for `limits.connections`.
+    pub connections: AtomicU64,
+    pub connections_per_client: AtomicU64,
+    pub request_head: AtomicU64,
+    pub request_body: AtomicU64,
+    /// Accept ran out of file descriptors.
+    pub open_files: AtomicU64,
+}
+
+impl Status {
+    pub fn new(workers: usize, open_files_limit: u64) -> Status {
+        let now = SystemTime::now();
+        Status {
+            started: now,
+            workers,
+            open_files_limit,
+            phase: watch::Sender::new(Phase::Starting),
+            reload: Mutex::new(Reload {
+                succeeded: 1,
+                failed: 0,
+                loaded_at: now,
+                error: None,
+                needs_restart: Vec::new(),
+            }),
+            limits: Limits::default(),
+            panics: AtomicU64::new(0),
+            cut: AtomicU64::new(0),
+        }
+    }
+}

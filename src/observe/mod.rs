@@ -1,0 +1,3 @@
+//! What the process tells the outside: the metric cells that the data path writes, and the log.
+
+pub mod cells;

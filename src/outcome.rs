@@ -1,0 +1,202 @@
+//! How a connection or a request ended: which side, at which stage, why, and what follows from it.
+//!
+//! `flow` makes outcomes; metrics, log, status and retries only read them. Every mapping is an
+//! exhaustive match, so that a new cause cannot be forgotten anywhere.
+
+use http::{Method, StatusCode};
+
+/// Whose doing it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Client,
+    Backend,
+    /// Our own limit, rule or shutdown.
+    Proxy,
+}
+
+/// Why a request or a connection did not end well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// The request could be read in two ways, or not at all.
+    BadRequest,
+    /// CONNECT: this is no forward proxy.
+    MethodNotAllowed,
+    /// `allow` or `deny`.
+    Denied,
+    NoRoute,
+    /// The head is larger than `limits.request_head` or has more than `limits.headers`.
+    HeadTooLarge,
+    /// The body is larger than `limits.request_body`.
+    BodyTooLarge,
+    /// The client was silent for `client_header` or `client_body`.
+    ClientTimeout,
+    /// The client went away before its answer was whole.
+    ClientGone,
+    /// No backend of the pool serves.
+    NoneServing,
+    /// The backend refused the connection or could not be reached.
+    Connect,
+    /// `timeouts.connect` passed.
+    ConnectTimeout,
+    /// The backend closed or reset before the head of its answer.
+    Reset,
+    /// The backend's answer is not HTTP.
+    Garbage,
+    /// `timeouts.response` or `timeouts.request` passed.
+    Timeout,
+    /// The backend stopped in the middle of a body, or was silent for `stream_idle`.
+    Truncated,
+    /// We are stopping, and `drain_timeout` passed.
+    Shutdown,
+}
+
+impl Cause {
+    pub const ALL: [Cause; 16] = [
+        Cause::BadRequest,
+        Cause::MethodNotAllowed,
+        Cause::Denied,
+        Cause::NoRoute,
+        Cause::HeadTooLarge,
+        Cause::BodyTooLarge,
+        Cause::ClientTimeout,
+        Cause::ClientGone,
+        Cause::NoneServing,
+        Cause::Connect,
+        Cause::ConnectTimeout,
+        Cause::Reset,
+        Cause::Garbage,
+        Cause::Timeout,
+        Cause::Truncated,
+        Cause::Shutdown,
+    ];
+
+    /// Its place in [`Cause::ALL`], and so its metric cell.
+    pub fn index(self) -> usize {
+        self as usize
+    }
+
+    /// The metric label, and the word in the log.
+    pub fn label(self) -> &'static str {
+        match self {
+            Cause::BadRequest => "bad_request",
+            Cause::MethodNotAllowed => "method_not_allowed",
+            Cause::Denied => "denied",
+            Cause::NoRoute => "no_route",
+            Cause::HeadTooLarge => "head_too_large",
+            Cause::BodyTooLarge => "body_too_large",
+            Cause::ClientTimeout => "client_timeout",
+            Cause::ClientGone => "client_gone",
+            Cause::NoneServing => "none_serving",
+            Cause::Connect => "connect",
+            Cause::ConnectTimeout => "connect_timeout",
+            Cause::Reset => "reset",
+            Cause::Garbage => "garbage",
+            Cause::Timeout => "timeout",
+            Cause::Truncated => "truncated",
+            Cause::Shutdown => "shutdown",
+        }
+    }
+
+    pub fn side(self) -> Side {
+        match self {
+            Cause::BadRequest
+            | Cause::MethodNotAllowed
+            | Cause::HeadTooLarge
+            | Cause::BodyTooLarge
+            | Cause::ClientTimeout
+            | Cause::ClientGone => Side::Client,
+            Cause::Denied | Cause::NoRoute | Cause::NoneServing | Cause::Shutdown => Side::Proxy,
+            Cause::Connect
+            | Cause::ConnectTimeout
+            | Cause::Reset
+            | Cause::Garbage
+            | Cause::Timeout
+            | Cause::Truncated => Side::Backend,
+        }
+    }
+
+    /// The status of the answer that we make ourselves.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Cause::BadRequest => StatusCode::BAD_REQUEST,
+            Cause::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Cause::Denied => StatusCode::FORBIDDEN,
+            Cause::NoRoute => StatusCode::NOT_FOUND,
+            Cause::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Cause::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Cause::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
+            // Nobody reads it; it keeps the mapping whole.
+            Cause::ClientGone => StatusCode::BAD_REQUEST,
+            Cause::NoneServing | Cause::Shutdown => StatusCode::SERVICE_UNAVAILABLE,
+            Cause::Connect | Cause::Reset | Cause::Garbage | Cause::Truncated => {
+                StatusCode::BAD_GATEWAY
+            }
+            Cause::ConnectTimeout | Cause::Timeout => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// One sentence for the client: which side failed, and how.
+    pub fn message(self) -> &'static str {
+        match self {
+            Cause::BadRequest => "The request is malformed or ambiguous.",
+            Cause::MethodNotAllowed => "CONNECT is not served here.",
+            Cause::Denied => "This client is not allowed here.",
+            Cause::NoRoute => "No route matches this request.",
+            Cause::HeadTooLarge => "The request's head is too large.",
+            Cause::BodyTooLarge => "The request's body is too large.",
+            Cause::ClientTimeout => "The client took too long to send its request.",
+            Cause::ClientGone => "The client went away.",
+            Cause::NoneServing => "No backend can serve this request at the moment.",
+            Cause::Connect => "No connection to a backend could be made.",
+            Cause::ConnectTimeout => "The backend did not accept a connection in time.",
+            Cause::Reset => "The backend closed the connection before it answered.",
+            Cause::Garbage => "The backend's answer is not valid HTTP.",
+            Cause::Timeout => "The backend did not answer in time.",
+            Cause::Truncated => "The backend's answer ended too soon.",
+            Cause::Shutdown => "The load balancer is stopping.",
+        }
+    }
+
+    /// Whether another attempt may follow, given what the backend may have seen of the request.
+    pub fn retry(self, method: &Method, sent: Sent) -> bool {
+        match self {
+            // Nothing was sent on a connection that never was.
+            Cause::Connect | Cause::ConnectTimeout => true,
+            Cause::Reset | Cause::Garbage | Cause::Timeout => match sent {
+                Sent::Nothing => true,
+                Sent::Replayable => is_idempotent(method),
+                Sent::Lost => false,
+            },
+            Cause::BadRequest
+            | Cause::MethodNotAllowed
+            | Cause::Denied
+            | Cause::NoRoute
+            | Cause::HeadTooLarge
+            | Cause::BodyTooLarge
+            | Cause::ClientTimeout
+            | Cause::ClientGone
+            | Cause::NoneServing
+            | Cause::Truncated
+            | Cause::Shutdown => false,
+        }
+    }
+}
+
+/// How much of a request a failed attempt may have shown to its backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// Not one byte was written.
+    Nothing,
+    /// Something was, and all of it can be sent again.
+    Replayable,
+    /// More of the body than is kept for a replay.
+    Lost,
+}
+
+/// RFC 9110 9.2.2: a second execution has the effect of one.
+pub fn is_idempotent(method: &Method) -> bool {
+    matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::PUT | Method::DELETE | Method::OPTIONS | Method::TRACE
+    )
+}

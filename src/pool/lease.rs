@@ -1,0 +1,42 @@
+//! A lease: a backend picked for one connection or request. Dropping it ends the accounting, so
+//! in-flight counts can neither leak nor go negative, whatever way a connection ends.
+
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+
+use super::{BackendState, Picker};
+
+/// Counts as one in flight on its backend while it lives.
+#[derive(Debug)]
+pub struct Lease {
+    picker: Rc<Picker>,
+    index: usize,
+}
+
+impl Lease {
+    /// `index` must be one of the picker's members; `pick` alone calls this.
+    pub(super) fn new(picker: Rc<Picker>, index: usize) -> Lease {
+        let lease = Lease { picker, index };
+        lease.backend().load.0.in_flight.fetch_add(1, Ordering::Relaxed);
+        lease
+    }
+
+    pub fn backend(&self) -> &BackendState {
+        &self.picker.pool().members[self.index].state
+    }
+
+    pub fn picker(&self) -> &Rc<Picker> {
+        &self.picker
+    }
+
+    /// The member's place in its pool: what [`super::pick::Tried`] remembers.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.backend().load.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
