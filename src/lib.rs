@@ -7,6 +7,7 @@
 #![warn(missing_debug_implementations, rust_2018_idioms)]
 
 pub mod config;
+pub mod health;
 pub mod lifecycle;
 pub mod observe;
 pub mod outcome;
