@@ -185,7 +185,6 @@ async fn one_probe_settles_each_backend_at_the_start_all_in_parallel() {
     assert_eq!(reasons(&states[1]), [Reason::Down]);
     assert_eq!(reasons(&states[2]), [Reason::Down]);
     assert_eq!(states[2].probes.failures[Failure::Timeout.index()].get(), 1);
-    assert_eq!((states[0].probes.passed.get(), states[1].probes.failed.get()), (1, 1));
     // Nothing new, nothing to wait for.
     let begun = Instant::now();
     health.apply(&pool(&states, Some(check()))).wait().await;
