@@ -121,6 +121,13 @@ impl Deadline {
         }
     }
 
+    /// Brings it forward to `after` from now, if it is later or off.
+    pub fn set_at_most(&self, after: Duration) {
+        if self.left().is_none_or(|left| left > after) {
+            self.set(after);
+        }
+    }
+
     pub fn clear(&self) {
         self.entry.at.set(NEVER);
     }
@@ -151,6 +158,13 @@ impl Deadline {
             other => *other = Some(cx.waker().clone()),
         }
         Poll::Pending
+    }
+
+    /// Wakes whoever polled last, expired or not: something else about its connection changed.
+    pub fn wake(&self) {
+        if let Some(waker) = self.entry.waker.borrow_mut().take() {
+            waker.wake();
+        }
     }
 
     /// Runs `work` until it is done or this deadline, as set by whoever, has come.

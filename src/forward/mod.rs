@@ -3,4 +3,6 @@
 //! Nothing here decides anything about pools or routes; `flow` does, and calls in.
 
 pub mod connect;
+pub mod http;
+pub mod session;
 pub mod tcp;
