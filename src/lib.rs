@@ -7,6 +7,7 @@
 #![warn(missing_debug_implementations, rust_2018_idioms)]
 
 pub mod config;
+pub mod flow;
 pub mod forward;
 pub mod lifecycle;
 pub mod listen;
@@ -15,4 +16,5 @@ pub mod outcome;
 pub mod pool;
 pub mod route;
 pub mod snapshot;
+pub mod sys;
 pub mod timer;

@@ -20,6 +20,12 @@ pub async fn connect(addr: BackendAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
+/// For streams without an idle time-out of minutes: lets the kernel find a dead backend.
+pub fn keep_alive(stream: &TcpStream) {
+    // Without it the stream works all the same, until `tcp_idle`.
+    let _ = socket2::SockRef::from(stream).set_tcp_keepalive(&crate::sys::socket::keepalive());
+}
+
 /// A connection attempt to a free local port in the ephemeral range can meet itself (simultaneous
 /// open): nobody listens there, so it counts as refused.
 fn is_self_connected(stream: &TcpStream) -> bool {

@@ -5,6 +5,7 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use crate::listen::ClientStream;
@@ -12,6 +13,10 @@ use crate::observe::cells::{ListenerCells, ListenerState};
 use crate::timer::Deadline;
 
 use super::http::io::Count;
+
+/// How long a kept-alive connection at rest may still bring a request, when it is to leave: a client
+/// that is just sending one shall get its answer, with `Connection: close`.
+const LAST_REQUEST: Duration = Duration::from_secs(1);
 
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +73,7 @@ impl Session {
     /// No request is in progress any more.
     pub fn rest(&self, client_idle: Duration) {
         self.enter(Phase::Idle);
-        self.deadline.set(client_idle);
+        self.deadline.set(if self.leaving.get() { LAST_REQUEST } else { client_idle });
     }
 
     /// A request's head is whole.
@@ -100,9 +105,17 @@ impl Session {
         self.mark.set((self.received.get(), self.sent.get()));
     }
 
+    pub fn count_received(&self, bytes: usize) {
+        self.received.set(self.received.get() + bytes as u64);
+        self.cells().received_bytes.add(bytes as u64);
+    }
+
     /// No new work, please; work in progress may finish.
     pub fn leave(&self) {
         self.leaving.set(true);
+        if self.phase.get() == Phase::Idle {
+            self.deadline.set_at_most(LAST_REQUEST);
+        }
         self.deadline.wake();
     }
 
@@ -120,9 +133,14 @@ impl Session {
         self.cut.get()
     }
 
-    /// Bytes received so far.
-    pub fn received(&self) -> u64 {
-        self.received.get()
+    /// Runs `work` until it is done; `None` if the session is cut before.
+    pub async fn unless_cut<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = std::pin::pin!(work);
+        std::future::poll_fn(|cx| match self.is_cut() {
+            true => Poll::Ready(None),
+            false => work.as_mut().poll(cx).map(Some),
+        })
+        .await
     }
 }
 
@@ -134,8 +152,7 @@ impl Drop for Session {
 
 impl Count<ClientStream> for std::rc::Rc<Session> {
     fn received(&self, bytes: usize) {
-        self.received.set(self.received.get() + bytes as u64);
-        self.cells().received_bytes.add(bytes as u64);
+        self.count_received(bytes);
     }
 
     fn sent(&self, bytes: usize) {

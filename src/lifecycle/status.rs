@@ -2,8 +2,8 @@
 //!
 //! Each field has one writer, named beside it.
 
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::SystemTime;
 
 use tokio::sync::watch;
@@ -52,6 +52,16 @@ pub struct Limits {
     pub request_body: AtomicU64,
     /// Accept ran out of file descriptors.
     pub open_files: AtomicU64,
+}
+
+impl Limits {
+    pub fn count_request_head(&self) {
+        self.request_head.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn count_request_body(&self) {
+        self.request_body.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl Status {

@@ -9,11 +9,11 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::config::model::BindAddr;
+use crate::sys::socket::keepalive;
 
 /// Connections that the kernel queues for us; it caps this by `net.core.somaxconn`.
 const BACKLOG: i32 = 65_535;
@@ -84,14 +84,6 @@ fn tcp(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
-}
-
-/// Finds dead peers well before `tcp_idle` does: after two minutes of silence, within 45 s.
-pub fn keepalive() -> TcpKeepalive {
-    TcpKeepalive::new()
-        .with_time(Duration::from_secs(120))
-        .with_interval(Duration::from_secs(15))
-        .with_retries(3)
 }
 
 fn unix(path: &Path) -> io::Result<UnixListener> {

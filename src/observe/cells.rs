@@ -42,6 +42,20 @@ impl Gauge {
     }
 }
 
+impl Gauge {
+    /// Counts one up until the guard is dropped.
+    pub fn while_held(&self) -> impl Drop + use<'_> {
+        struct Held<'a>(&'a Gauge);
+        impl Drop for Held<'_> {
+            fn drop(&mut self) {
+                self.0.dec();
+            }
+        }
+        self.inc();
+        Held(self)
+    }
+}
+
 /// Upper bounds in microseconds: 100 µs to 60 s, about three a decade.
 pub const BUCKETS_MICROS: [u64; 18] = [
     100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,

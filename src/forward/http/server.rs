@@ -17,18 +17,14 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
 use tokio::io::AsyncReadExt;
 
+use super::Incoming;
 use super::io::Counted;
 use super::reply::{Reply, Tail};
-use super::Incoming;
 use crate::forward::session::{Phase, Session};
 use crate::listen::ClientStream;
 
 /// RFC 9113 3.4: what an HTTP/2 client sends first.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// How long a kept-alive connection at rest may still bring a request, when we are to leave: a client
-/// that is just sending one shall get its answer, with `Connection: close`.
-const LAST_REQUEST: Duration = Duration::from_secs(1);
 
 /// Streams of one HTTP/2 connection at once; what Envoy and nginx users are used to.
 const H2_STREAMS: u32 = 128;
@@ -65,12 +61,23 @@ pub enum Break {
 }
 
 /// Reads ahead until it is clear which HTTP it is. What was read is to be handed on.
-pub async fn read_preface(stream: &mut ClientStream) -> std::io::Result<(bool, Bytes)> {
-    let mut ahead = BytesMut::with_capacity(1024);
+pub async fn read_preface(
+    stream: &mut ClientStream,
+    session: &Session,
+    client_header: Duration,
+) -> Result<(bool, Bytes), Break> {
+    let mut ahead = BytesMut::with_capacity(2048);
     loop {
-        if stream.read_buf(&mut ahead).await? == 0 {
+        let read = session.unless_cut(session.deadline.bound(stream.read_buf(&mut ahead))).await;
+        let n = read
+            .ok_or(Break::Cut)?
+            .map_err(|_| Break::Timeout(session.phase()))?
+            .map_err(|_| Break::Gone)?;
+        if n == 0 {
             return Ok((false, ahead.freeze()));
         }
+        session.count_received(n);
+        session.notice_head(client_header);
         let common = ahead.len().min(PREFACE.len());
         if ahead[..common] != PREFACE[..common] {
             return Ok((false, ahead.freeze()));
@@ -110,22 +117,16 @@ where
             if session.is_cut() {
                 return Poll::Ready(Err(Break::Cut));
             }
-            if session.is_leaving() && !told {
-                told = session.phase() == Phase::Busy || session.deadline.expired();
-                if told {
-                    Pin::new(&mut conn).graceful_shutdown();
-                }
+            if session.is_leaving() && session.phase() == Phase::Busy && !told {
+                told = true;
+                Pin::new(&mut conn).graceful_shutdown();
             }
             if let Poll::Ready(done) = conn.poll_without_shutdown(cx) {
                 return Poll::Ready(done.map_err(|error| broken(&error)));
             }
             session.notice_head(bounds.client_header);
-            if session.is_leaving() && !told {
-                match session.phase() {
-                    Phase::Idle => session.deadline.set_at_most(LAST_REQUEST),
-                    Phase::Head => {}
-                    Phase::Busy => continue,
-                }
+            if session.is_leaving() && session.phase() == Phase::Busy && !told {
+                continue; // the request has just begun: its answer is to say `Connection: close`
             }
             if session.deadline.poll(cx).is_pending() {
                 return Poll::Pending;

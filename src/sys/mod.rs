@@ -1,0 +1,5 @@
+//! What only the operating system can tell or do. The only room that may hold `unsafe`, with a
+//! SAFETY note each.
+
+pub mod process;
+pub mod socket;
