@@ -7,9 +7,12 @@
 #![warn(missing_debug_implementations, rust_2018_idioms)]
 
 pub mod config;
+pub mod forward;
 pub mod lifecycle;
+pub mod listen;
 pub mod observe;
 pub mod outcome;
 pub mod pool;
 pub mod route;
 pub mod snapshot;
+pub mod timer;

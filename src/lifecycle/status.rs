@@ -2,7 +2,7 @@
 //!
 //! Each field has one writer, named beside it.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::SystemTime;
 
@@ -73,5 +73,11 @@ impl Status {
             panics: AtomicU64::new(0),
             cut: AtomicU64::new(0),
         }
+    }
+
+    /// How the last reload went. Never held across an await.
+    pub fn reload(&self) -> MutexGuard<'_, Reload> {
+        // Whoever panicked while holding it left whole values: each field is set at once.
+        self.reload.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
