@@ -38,7 +38,8 @@ pub fn apply_to(
     path: &str,
 ) -> Result<PathAndQuery, BadRewrite> {
     let path = rewritten(rewrite, path)?;
-    if path == original.path() {
+    // The path of `http://a.example?q` is read as `/`, but it is not written there.
+    if path == original.path() && original.as_str().starts_with(&*path) {
         return Ok(original.clone());
     }
     join(path, original.query())
@@ -165,6 +166,16 @@ mod tests {
             assert_eq!(found.query(), original.query());
             let same = std::ptr::eq(found.as_str(), original.as_str());
             assert_eq!(same, shared, "{rule:?} on {path}");
+        }
+    }
+
+    #[test]
+    fn an_absolute_target_without_a_path_gets_one() {
+        for (uri, expected) in [("http://a", "/"), ("http://a?q", "/?q"), ("http://a/?q", "/?q")] {
+            let uri: http::Uri = uri.parse().unwrap();
+            let original = uri.path_and_query().unwrap();
+            let found = apply_to(&Rewrite::default(), original, original.path()).unwrap();
+            assert_eq!(found.as_str(), expected, "{uri}");
         }
     }
 }

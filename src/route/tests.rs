@@ -264,6 +264,7 @@ fn redirects_say_where_to() {
         ("/old/*", "/*", "/old", None, "/"),
         ("/old/*", "/*", "/old/x", None, "/x"),
         ("/old/*", "/*", "/old//evil.example/", None, "/evil.example/"),
+        ("/old/*", "//*", "/old/evil.example", None, "/evil.example"),
         ("/old/*", "*", "/old//evil.example", None, "/evil.example"),
         (
             "/old",
