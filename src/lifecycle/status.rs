@@ -2,8 +2,8 @@
 //!
 //! Each field has one writer, named beside it.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::SystemTime;
 
 use tokio::sync::watch;
