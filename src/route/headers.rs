@@ -33,7 +33,8 @@ pub fn apply(edits: &HeaderEdits, headers: &mut HeaderMap) {
 ///
 /// Connection cannot take away what all recipients need ([`is_end_to_end`]): it was used to strip
 /// X-Forwarded-For or credentials behind a proxy that obeys to the letter (CVE-2022-31813 of httpd,
-/// CVE-2024-45410 of Traefik). Envoy refuses most of these names too; nginx and HAProxy obey none.
+/// CVE-2024-45410 of Traefik). Envoy refuses such a request; we ignore the name and keep the field,
+/// since RFC 9110 7.6.1 already forbids a sender to name it.
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     for name in nominated(headers) {
         headers.remove(name);
@@ -177,4 +178,156 @@ fn extend(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderValue) {
         // Valid values joined are valid; should that ever be wrong, a line of its own says the same.
         Err(_) => headers.append(name, value.clone()),
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    fn edits(remove: &[&'static str], set: &[(&'static str, &'static str)]) -> HeaderEdits {
+        let field = |(name, value): &(&'static str, &'static str)| {
+            (HeaderName::from_static(name), HeaderValue::from_static(value))
+        };
+        HeaderEdits {
+            remove: remove.iter().map(|name| HeaderName::from_static(name)).collect(),
+            set: set.iter().map(field).collect(),
+            add: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn edits_come_in_the_order_remove_set_add() {
+        let mut headers = map(&[("x-a", "1"), ("x-a", "2"), ("x-b", "1"), ("x-c", "1")]);
+        let mut edits = edits(&["x-a", "x-none"], &[("x-a", "set"), ("x-b", "set")]);
+        edits.add = vec![(HeaderName::from_static("x-b"), HeaderValue::from_static("added"))];
+        apply(&edits, &mut headers);
+        assert_eq!(headers, map(&[("x-a", "set"), ("x-b", "set"), ("x-b", "added"), ("x-c", "1")]));
+    }
+
+    #[test]
+    fn hop_by_hop_fields_go_and_all_others_stay() {
+        let mut headers = map(&[
+            ("connection", "Keep-Alive, X-Mine"),
+            ("connection", "\t, ,x-other,not a name"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "keep-alive"),
+            ("te", "gzip"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "websocket"),
+            ("x-mine", "1"),
+            ("x-other", "1"),
+            ("trailer", "x-sum"),
+            ("x-kept", "1"),
+            ("host", "a.example"),
+        ]);
+        remove_hop_by_hop(&mut headers);
+        assert_eq!(headers, map(&[("trailer", "x-sum"), ("x-kept", "1"), ("host", "a.example")]));
+    }
+
+    #[test]
+    fn connection_cannot_take_away_what_belongs_to_all() {
+        let kept = map(&[
+            ("host", "a.example"),
+            ("content-length", "3"),
+            ("authorization", "Basic eDp5"),
+            ("cookie", "a=b"),
+            ("cache-control", "no-store"),
+            ("x-forwarded-for", "192.0.2.1"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-anything", "1"),
+            ("x-real-ip", "192.0.2.1"),
+            ("forwarded", "for=192.0.2.1"),
+            ("trailer", "x-sum"),
+        ]);
+        let mut headers = kept.clone();
+        let names: Vec<&str> = kept.keys().map(HeaderName::as_str).collect();
+        headers.insert("connection", HeaderValue::try_from(names.join(", ")).unwrap());
+        remove_hop_by_hop(&mut headers);
+        assert_eq!(headers, kept);
+    }
+
+    #[test]
+    fn of_te_only_trailers_stays() {
+        for (before, after) in [
+            ("trailers", Some("trailers")),
+            ("gzip, Trailers", Some("trailers")),
+            ("trailers;q=0.5", Some("trailers")),
+            ("gzip;q=0.5", None),
+            ("trailersx", None),
+            ("", None),
+        ] {
+            let mut headers = map(&[("te", before), ("connection", "TE")]);
+            remove_hop_by_hop(&mut headers);
+            let found = headers.get("te").map(|value| value.to_str().unwrap());
+            assert_eq!((found, headers.len()), (after, after.iter().len()), "{before:?}");
+        }
+    }
+
+    fn forwarded(trusted: bool, client: Option<&HeaderValue>, headers: &mut HeaderMap) {
+        let scheme = HeaderValue::from_static("http");
+        let host = HeaderValue::from_static("a.example:8080");
+        Forwarded { client, scheme: &scheme, host: Some(&host), trusted }.apply(headers);
+    }
+
+    #[test]
+    fn a_stranger_is_not_believed() {
+        let client = HeaderValue::from_static("192.0.2.9");
+        let mut headers = map(&[
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarded-for", "10.0.0.2"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "evil.example"),
+            ("x-forwarded-port", "443"),
+            ("forwarded", "for=10.0.0.1"),
+            ("x-kept", "1"),
+        ]);
+        forwarded(false, Some(&client), &mut headers);
+        let expected = map(&[
+            ("x-forwarded-for", "192.0.2.9"),
+            ("x-forwarded-proto", "http"),
+            ("x-forwarded-host", "a.example:8080"),
+            ("x-kept", "1"),
+        ]);
+        assert_eq!(headers, expected);
+    }
+
+    #[test]
+    fn without_an_address_nothing_is_said_of_it() {
+        let mut headers = map(&[("x-forwarded-for", "10.0.0.1")]);
+        forwarded(false, None, &mut headers);
+        let expected =
+            map(&[("x-forwarded-proto", "http"), ("x-forwarded-host", "a.example:8080")]);
+        assert_eq!(headers, expected);
+    }
+
+    #[test]
+    fn a_trusted_proxy_is_believed_and_extended() {
+        let client = HeaderValue::from_static("10.0.0.7");
+        let mut headers = map(&[
+            ("x-forwarded-for", "192.0.2.1"),
+            ("x-forwarded-for", "192.0.2.2, 192.0.2.3"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-port", "443"),
+        ]);
+        forwarded(true, Some(&client), &mut headers);
+        let expected = map(&[
+            ("x-forwarded-for", "192.0.2.1, 192.0.2.2, 192.0.2.3, 10.0.0.7"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-port", "443"),
+            ("x-forwarded-host", "a.example:8080"),
+        ]);
+        assert_eq!(headers, expected);
+
+        let mut headers = HeaderMap::new();
+        forwarded(true, Some(&client), &mut headers);
+        assert_eq!(headers["x-forwarded-for"], "10.0.0.7");
+    }
 }

@@ -87,3 +87,74 @@ fn check_literal(literal: &str) -> Result<(), BadHost> {
         .map(|_| ())
         .ok_or(BadHost::Literal)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_host_has_one_spelling() {
+        for (host, normal) in [
+            ("example.com", "example.com"),
+            ("Example.COM", "example.com"),
+            ("example.com:80", "example.com"),
+            ("example.com:", "example.com"),
+            ("example.com:0065535", "example.com"),
+            ("example.com.", "example.com"),
+            ("EXAMPLE.com.:8080", "example.com"),
+            ("a_b-c", "a_b-c"),
+            ("192.0.2.1:80", "192.0.2.1"),
+            ("[::1]", "[::1]"),
+            ("[2001:DB8::1]:443", "[2001:db8::1]"),
+            ("[::ffff:192.0.2.1]:", "[::ffff:192.0.2.1]"),
+        ] {
+            assert_eq!(normalise(host).as_deref(), Ok(normal), "{host}");
+        }
+    }
+
+    #[test]
+    fn lower_case_is_borrowed_even_with_a_port() {
+        for host in ["example.com", "example.com:80", "example.com.:80", "[::1]:80"] {
+            assert!(matches!(normalise(host), Ok(Cow::Borrowed(_))), "{host}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_host_is_refused() {
+        for (host, why) in [
+            ("", BadHost::Empty),
+            (":80", BadHost::Empty),
+            (".", BadHost::Empty),
+            ("a..b", BadHost::EmptyLabel),
+            (".a", BadHost::EmptyLabel),
+            ("a..", BadHost::EmptyLabel),
+            ("user@a", BadHost::Character),
+            ("user:pass@a", BadHost::Port),
+            ("a b", BadHost::Character),
+            (" a", BadHost::Character),
+            ("a,b", BadHost::Character),
+            ("a/b", BadHost::Character),
+            ("a%2eb", BadHost::Character),
+            ("*.a", BadHost::Character),
+            ("b\u{fc}cher.example", BadHost::Character),
+            ("a\0", BadHost::Character),
+            ("a:65536", BadHost::Port),
+            ("a:+80", BadHost::Port),
+            ("a:-1", BadHost::Port),
+            ("a:80:80", BadHost::Port),
+            ("a:http", BadHost::Port),
+            ("::1", BadHost::Port),
+            ("[::1", BadHost::Literal),
+            ("[::1]x", BadHost::Literal),
+            ("[::1]x:80", BadHost::Literal),
+            ("[]", BadHost::Literal),
+            ("[192.0.2.1]", BadHost::Literal),
+            ("[fe80::1%25eth0]", BadHost::Literal),
+            ("[v1.a]", BadHost::Literal),
+            ("[::1]:65536", BadHost::Port),
+            ("a]", BadHost::Character),
+        ] {
+            assert_eq!(normalise(host), Err(why), "{host:?}");
+        }
+    }
+}

@@ -24,7 +24,7 @@ pub(super) struct Index {
 /// One node of a tree of path segments. Each list is ascending.
 #[derive(Debug, Default)]
 struct Paths {
-    /// Routes whose exact path ends here.
+    /// Routes whose exact path ends here, or goes on below [`DEPTH`].
     here: Vec<usize>,
     /// Routes that match here and below: prefixes, and at the root those without a path.
     below: Vec<usize>,
@@ -75,13 +75,11 @@ impl Paths {
     }
 
     fn insert(&mut self, id: usize, path: &str, exact: bool) {
-        let mut segments = segments(path);
         let mut node = self;
-        for segment in segments.by_ref().take(DEPTH) {
+        for segment in segments(path).take(DEPTH) {
             node = node.next.entry(segment.into()).or_default();
         }
-        let cut = segments.next().is_some();
-        push(if exact && !cut { &mut node.here } else { &mut node.below }, id);
+        push(if exact { &mut node.here } else { &mut node.below }, id);
     }
 
     fn candidates(&self, path: &str, see: &mut impl FnMut(&[usize])) {

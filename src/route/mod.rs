@@ -58,3 +58,6 @@ pub enum Action {
     /// See the route's `config.action`.
     Respond,
 }
+
+#[cfg(test)]
+mod tests;

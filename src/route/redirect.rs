@@ -43,7 +43,7 @@ fn rest<'a>(route: &Route, facts: &Facts<'a>) -> &'a str {
 /// One slash between `base` and `rest`, so that `https://a.example*` cannot become
 /// `https://a.example.evil`; and one only at the start, since `//evil` names a host (RFC 3986 4.2).
 fn carry_over(out: &mut String, base: &str, rest: &str) {
-    let trimmed = base.strip_suffix('/').unwrap_or(base);
+    let trimmed = base.trim_end_matches('/');
     push_visible(out, trimmed);
     if trimmed.is_empty() {
         out.push('/');

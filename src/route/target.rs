@@ -170,3 +170,97 @@ fn refusal(byte: u8) -> BadTarget {
         _ => BadTarget::Character,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn normal_paths_are_borrowed() {
+        for path in [
+            "/",
+            "//",
+            "/a//b/",
+            "/index.html",
+            "/.well-known/x",
+            "/...",
+            "/a.",
+            "/a..",
+            "/..a/.b",
+            "/a%2Fb",
+            "/%C3%A9%20",
+            "/%25",
+            "/%2541",
+            "/a;b=c,d@e:f!$&'()*+",
+            "/{a}|\"[b]^~-_",
+            "/a%0Ab",
+        ] {
+            assert!(matches!(normalise(path), Ok(Cow::Borrowed(same)) if same == path), "{path}");
+        }
+    }
+
+    #[test]
+    fn one_path_has_one_spelling() {
+        for (path, normal) in [
+            ("/.", "/"),
+            ("/..", "/"),
+            ("/./", "/"),
+            ("/../..", "/"),
+            ("/../a", "/a"),
+            ("/a/.", "/a/"),
+            ("/a/..", "/"),
+            ("/a/../", "/"),
+            ("/a/b/..", "/a/"),
+            ("/a/b/../c", "/a/c"),
+            ("/a/./b", "/a/b"),
+            ("/a/b/c/./../../g", "/a/g"),
+            ("/a//..", "/a/"),
+            ("/a//../b", "/a/b"),
+            ("//..", "/"),
+            ("/..//a", "//a"),
+            ("/a/%2e%2E/b", "/b"),
+            ("/a/.%2e/b", "/b"),
+            ("/a/%2e", "/a/"),
+            ("/a/..%2fb", "/a/..%2Fb"),
+            ("/%61%5A%30%2d%5f%7e", "/aZ0-_~"),
+            ("/%c3%a9", "/%C3%A9"),
+            ("/%25%34%31", "/%2541"),
+            ("/a/...", "/a/..."),
+        ] {
+            let expected = if path == normal { Cow::Borrowed(path) } else { normal.into() };
+            assert_eq!(normalise(path), Ok(expected), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_could_be_read_otherwise_is_refused() {
+        for (path, why) in [
+            ("", BadTarget::NotAbsolute),
+            ("a", BadTarget::NotAbsolute),
+            ("*", BadTarget::NotAbsolute),
+            ("./a", BadTarget::NotAbsolute),
+            ("%2Fa", BadTarget::NotAbsolute),
+            ("/a\\b", BadTarget::Backslash),
+            ("/a%5cb", BadTarget::Backslash),
+            ("/a%5C..%5C", BadTarget::Backslash),
+            ("/%00", BadTarget::Nul),
+            ("/%", BadTarget::Escape),
+            ("/%2", BadTarget::Escape),
+            ("/%2g", BadTarget::Escape),
+            ("/%+1", BadTarget::Escape),
+            ("/%%41", BadTarget::Escape),
+            ("/a#b", BadTarget::Fragment),
+            ("/a?b", BadTarget::Character),
+            ("/a b", BadTarget::Character),
+            ("/a\tb", BadTarget::Character),
+            ("/a\r\nb", BadTarget::Character),
+            ("/a\0", BadTarget::Character),
+            ("/\x7f", BadTarget::Character),
+            ("/\u{e9}", BadTarget::Character),
+            ("/%\u{e9}", BadTarget::Escape),
+            ("/<a>", BadTarget::Character),
+        ] {
+            assert_eq!(normalise(path), Err(why), "{path:?}");
+        }
+    }
+}
