@@ -6,6 +6,8 @@
 
 #![warn(missing_debug_implementations, rust_2018_idioms)]
 
+pub mod admin;
+pub mod cli;
 pub mod config;
 pub mod lifecycle;
 pub mod observe;
@@ -13,3 +15,4 @@ pub mod outcome;
 pub mod pool;
 pub mod route;
 pub mod snapshot;
+pub mod sys;

@@ -2,8 +2,8 @@
 //!
 //! Each field has one writer, named beside it.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use tokio::sync::watch;
@@ -73,5 +73,11 @@ impl Status {
             panics: AtomicU64::new(0),
             cut: AtomicU64::new(0),
         }
+    }
+
+    /// How the last reload went. Never held across an await.
+    pub fn reload(&self) -> MutexGuard<'_, Reload> {
+        // Whoever panicked while holding it left whole values: each field is set at once.
+        self.reload.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -122,12 +122,30 @@ impl ByClass {
     }
 }
 
+/// By `outcome::Cause`, in the order of its `ALL`.
+pub type ByCause = [Counter; crate::outcome::Cause::ALL.len()];
+
+/// What is known of a listener beyond its configuration: carried from snapshot to snapshot by the
+/// listener's name, so that its counters go on over a reload.
+#[derive(Debug)]
+pub struct ListenerState {
+    pub cells: PerWorker<ListenerCells>,
+}
+
+impl ListenerState {
+    pub fn new(workers: usize) -> ListenerState {
+        ListenerState { cells: PerWorker::new(workers) }
+    }
+}
+
 /// What one worker counts for one listener.
 #[derive(Debug, Default)]
 pub struct ListenerCells {
     pub connections: Counter,
     pub open: Gauge,
     pub requests: ByClass,
+    /// Requests and connections that did not end well, whoever's doing it was.
+    pub failures: ByCause,
     pub received_bytes: Counter,
     pub sent_bytes: Counter,
 }
@@ -144,8 +162,8 @@ pub struct PoolCells {
     pub connect: Histogram,
     /// From the request's head to the head of the backend's answer.
     pub first_byte: Histogram,
-    /// By `outcome::Cause`, in the order of its `ALL`.
-    pub retries: [Counter; crate::outcome::Cause::ALL.len()],
+    /// By what the attempt before failed of.
+    pub retries: ByCause,
     /// Retries that the budget refused.
     pub retry_budget_exhausted: Counter,
     /// Picks that found no serving backend.
@@ -159,8 +177,8 @@ pub struct BackendCells {
     pub requests: ByClass,
     /// Connections opened.
     pub connects: Counter,
-    /// By `outcome::Cause`, in the order of its `ALL`.
-    pub failures: [Counter; crate::outcome::Cause::ALL.len()],
+    /// Attempts that failed.
+    pub failures: ByCause,
     pub received_bytes: Counter,
     pub sent_bytes: Counter,
     /// Open connections, idle ones included.

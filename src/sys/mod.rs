@@ -1,0 +1,4 @@
+//! What only the operating system can tell or do. The only room that may hold `unsafe`, with a
+//! SAFETY note each.
+
+pub mod process;
