@@ -14,7 +14,7 @@ use super::families::Rows;
 use super::view;
 use crate::lifecycle::phase::Phase;
 use crate::lifecycle::status::Status;
-use crate::observe::cells::{BackendCells, ByCause, ByClass, CLASSES, PerWorker};
+use crate::observe::cells::{ByCause, ByClass, CLASSES, PerWorker};
 use crate::observe::metrics::{Metric, ProcessFact, Source, StateFact, Verdict};
 use crate::outcome::{Cause, Sent, Side};
 use crate::pool::{Member, Pool, Reason};
@@ -110,8 +110,10 @@ impl Scene {
                 }
                 Source::PoolTimes(of) => rows.times(&[name], cells.iter().map(of)),
                 Source::PoolFailures(of) => {
-                    for (cause, value) in failures(&pool.members, of) {
-                        rows.count(&[name, cause.label()], value);
+                    for (cause, value) in causes(cells, of) {
+                        if cause.side() == Side::Backend {
+                            rows.count(&[name, cause.label()], value);
+                        }
                     }
                 }
                 Source::ProbeTimes(of) if pool.config.health_check.is_some() => {
@@ -299,18 +301,6 @@ fn causes<T>(cells: &PerWorker<T>, of: fn(&T) -> &ByCause) -> impl Iterator<Item
     Cause::ALL
         .into_iter()
         .map(move |cause| (cause, cells.sum(|cells| of(cells)[cause.index()].get())))
-}
-
-/// Each cause that is a backend's doing, with its sum over workers and backends.
-fn failures(
-    members: &[Member],
-    of: fn(&BackendCells) -> &ByCause,
-) -> impl Iterator<Item = (Cause, u64)> {
-    let of_backends = Cause::ALL.into_iter().filter(|cause| cause.side() == Side::Backend);
-    of_backends.map(move |cause| {
-        let sum = |member: &Member| member.state.cells.sum(|cells| of(cells)[cause.index()].get());
-        (cause, members.iter().map(sum).sum())
-    })
 }
 
 fn since_1970(time: SystemTime) -> f64 {
