@@ -1,8 +1,8 @@
 //! Walks the current snapshot and the process's status, and reads every metric off them.
 //!
 //! Reads only, and keeps nothing between scrapes: the cells are the one place where counts live. It
-//! goes metric by metric, so that a scrape of 10,000 backends never holds more than one family and
-//! the control thread can do other work in between.
+//! goes in small parts, a metric or some backends of one, so that a scrape of 10,000 backends never
+//! holds more than a part and the control thread can do other work in between.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -15,11 +15,14 @@ use super::view;
 use crate::lifecycle::phase::Phase;
 use crate::lifecycle::status::Status;
 use crate::observe::cells::{ByCause, ByClass, CLASSES, PerWorker};
-use crate::observe::metrics::{Metric, ProcessFact, Source, StateFact, Verdict};
+use crate::observe::metrics::{self, BackendFact, PoolFact, ProcessFact, Source, Verdict};
 use crate::outcome::{Cause, Sent, Side};
-use crate::pool::{Member, Pool, Reason};
+use crate::pool::{Pool, Reason};
 use crate::snapshot::Snapshot;
 use crate::sys::process::Usage;
+
+/// Backends in one part: about two milliseconds of work, at their worst.
+const PART: usize = 500;
 
 /// What one scrape reads, all of it taken at its beginning.
 #[derive(Debug)]
@@ -28,8 +31,26 @@ pub struct Scene {
     pub(super) status: Arc<Status>,
     pub(super) usage: Usage,
     pub(super) last_scrape: Duration,
-    /// The label of each backend, by pool: written once a scrape and not once a metric.
-    backends: Vec<Vec<String>>,
+    backends: Vec<Backend>,
+}
+
+/// A backend's places in the snapshot, and its label: written once a scrape, not once a metric.
+#[derive(Debug)]
+struct Backend {
+    pool: usize,
+    member: usize,
+    label: String,
+}
+
+/// How far a scrape has come.
+#[derive(Debug, Default)]
+pub struct Place {
+    /// In [`metrics::ALL`].
+    metric: usize,
+    /// The backend that its next part begins with.
+    backend: usize,
+    /// Its header was written.
+    headed: bool,
 }
 
 impl Scene {
@@ -39,15 +60,23 @@ impl Scene {
         usage: Usage,
         last_scrape: Duration,
     ) -> Scene {
-        let labels =
-            |pool: &Arc<Pool>| pool.members.iter().map(|m| m.state.addr.to_string()).collect();
-        let backends = snapshot.pools.iter().map(labels).collect();
+        let backends = snapshot.pools.iter().enumerate().flat_map(|(place, pool)| {
+            let members = pool.members.iter().enumerate();
+            members.map(move |(member, known)| Backend {
+                pool: place,
+                member,
+                label: known.state.addr.to_string(),
+            })
+        });
+        let backends = backends.collect();
         Scene { snapshot, status, usage, last_scrape, backends }
     }
 
-    /// Appends one metric with all its series to `text`.
-    pub fn write(&self, metric: &Metric, text: &mut String) {
+    /// Appends the next part to `text`, which may be nothing; false if there is none left.
+    pub fn write_part(&self, place: &mut Place, text: &mut String) -> bool {
+        let Some(metric) = metrics::ALL.get(place.metric) else { return false };
         let mut rows = Rows::new(metric);
+        let mut end = self.backends.len();
         match metric.from {
             Source::Listener(_) | Source::ListenerClasses(_) | Source::ListenerCauses(_) => {
                 self.listeners(metric.from, &mut rows);
@@ -57,16 +86,28 @@ impl Scene {
             | Source::PoolRetries(_)
             | Source::PoolTimes(_)
             | Source::PoolFailures(_)
-            | Source::ProbeTimes(_) => self.pools(metric.from, &mut rows),
+            | Source::ProbeTimes(_)
+            | Source::PoolState(_) => self.pools(metric.from, &mut rows),
             Source::Backend(_)
             | Source::BackendClasses(_)
             | Source::BackendCauses(_)
             | Source::BackendProbes(_)
-            | Source::BackendProbe(_) => self.backends(metric.from, &mut rows),
-            Source::State(fact) => self.state(fact, &mut rows),
+            | Source::BackendProbe(_)
+            | Source::BackendState(_) => {
+                end = end.min(place.backend + PART);
+                for backend in &self.backends[place.backend..end] {
+                    self.backend(metric.from, backend, &mut rows);
+                }
+            }
             Source::Process(fact) => self.process(fact, &mut rows),
         }
-        rows.encode(text);
+        place.headed |= rows.encode(!place.headed, text);
+        *place = if end < self.backends.len() {
+            Place { backend: end, ..*place }
+        } else {
+            Place { metric: place.metric + 1, backend: 0, headed: false }
+        };
+        true
     }
 
     fn listeners(&self, from: Source, rows: &mut Rows<'_>) {
@@ -119,95 +160,56 @@ impl Scene {
                 Source::ProbeTimes(of) if pool.config.health_check.is_some() => {
                     rows.times(&[name], pool.members.iter().map(|m| of(&m.state.probes)));
                 }
+                Source::PoolState(fact) => pool_state(fact, pool, rows),
                 _ => {}
             }
         }
     }
 
-    /// Every backend with the label of its pool and its own.
-    fn members(&self) -> impl Iterator<Item = (&Pool, [&str; 2], &Member)> {
-        self.snapshot.pools.iter().zip(&self.backends).flat_map(|(pool, labels)| {
-            let name = pool.config.name.as_str();
-            let with_label = pool.members.iter().zip(labels);
-            with_label.map(move |(member, label)| (&**pool, [name, label.as_str()], member))
-        })
-    }
-
-    fn backends(&self, from: Source, rows: &mut Rows<'_>) {
-        for (pool, [name, label], member) in self.members() {
-            let cells = &member.state.cells;
-            let checked = pool.config.health_check.is_some();
-            match from {
-                Source::Backend(value) => rows.count(&[name, label], cells.sum(value)),
-                Source::BackendClasses(of) => {
-                    for (class, value) in classes(cells, of) {
-                        if value > 0 || class == "2xx" || class == "5xx" {
-                            rows.count(&[name, label, class], value);
-                        }
+    fn backend(&self, from: Source, backend: &Backend, rows: &mut Rows<'_>) {
+        // `new` took these places from this very snapshot.
+        let pool = &self.snapshot.pools[backend.pool];
+        let member = &pool.members[backend.member];
+        let (name, label) = (pool.config.name.as_str(), backend.label.as_str());
+        let cells = &member.state.cells;
+        let checked = pool.config.health_check.is_some();
+        match from {
+            Source::Backend(value) => rows.count(&[name, label], cells.sum(value)),
+            Source::BackendClasses(of) => {
+                for (class, value) in classes(cells, of) {
+                    if value > 0 || class == "2xx" || class == "5xx" {
+                        rows.count(&[name, label, class], value);
                     }
                 }
-                Source::BackendCauses(of) => {
-                    for (cause, value) in causes(cells, of) {
-                        if value > 0 && cause.side() == Side::Backend {
-                            rows.count(&[name, label, cause.label()], value);
-                        }
+            }
+            Source::BackendCauses(of) => {
+                for (cause, value) in causes(cells, of) {
+                    if value > 0 && cause.side() == Side::Backend {
+                        rows.count(&[name, label, cause.label()], value);
                     }
                 }
-                Source::BackendProbes(of) if checked => {
-                    let probes = &member.state.probes;
-                    rows.count(&[name, label, "passed"], of(probes, Verdict::Passed));
-                    rows.count(&[name, label, "failed"], of(probes, Verdict::Failed));
-                }
-                Source::BackendProbe(of) if checked => {
-                    rows.count(&[name, label], of(&member.state.probes));
-                }
-                _ => {}
             }
-        }
-    }
-
-    fn state(&self, fact: StateFact, rows: &mut Rows<'_>) {
-        match fact {
-            StateFact::InFlight => {
-                for (_, labels, member) in self.members() {
-                    rows.count(&labels, member.state.in_flight().into());
-                }
+            Source::BackendProbes(of) if checked => {
+                let probes = &member.state.probes;
+                rows.count(&[name, label, "passed"], of(probes, Verdict::Passed));
+                rows.count(&[name, label, "failed"], of(probes, Verdict::Failed));
             }
-            StateFact::Weight => {
-                for (_, labels, member) in self.members() {
-                    rows.count(&labels, member.weight.into());
-                }
+            Source::BackendProbe(of) if checked => {
+                rows.count(&[name, label], of(&member.state.probes));
             }
-            StateFact::Serving => {
-                for (_, labels, member) in self.members() {
-                    rows.count(&labels, member.state.serving().into());
+            Source::BackendState(fact) => match fact {
+                BackendFact::InFlight => {
+                    rows.count(&[name, label], member.state.in_flight().into())
                 }
-            }
-            StateFact::Reasons => {
-                for (_, [pool, backend], member) in self.members() {
+                BackendFact::Weight => rows.count(&[name, label], member.weight.into()),
+                BackendFact::Serving => rows.count(&[name, label], member.state.serving().into()),
+                BackendFact::Reasons => {
                     for reason in member.state.reasons() {
-                        rows.count(&[pool, backend, reason.label()], 1);
+                        rows.count(&[name, label, reason.label()], 1);
                     }
                 }
-            }
-            StateFact::PoolBackends => {
-                for pool in &self.snapshot.pools {
-                    rows.count(&[pool.config.name.as_str()], pool.members.len() as u64);
-                }
-            }
-            StateFact::PoolServing => {
-                for pool in &self.snapshot.pools {
-                    rows.count(&[pool.config.name.as_str()], pool.serving() as u64);
-                }
-            }
-            StateFact::PoolReasons => {
-                for pool in &self.snapshot.pools {
-                    for reason in Reason::ALL {
-                        let with = pool.members.iter().filter(|m| m.state.has(reason)).count();
-                        rows.count(&[pool.config.name.as_str(), reason.label()], with as u64);
-                    }
-                }
-            }
+            },
+            _ => {}
         }
     }
 
@@ -282,6 +284,20 @@ impl Scene {
             rows.count(&["request_body"], limit);
         }
         rows.count(&["open_files"], self.status.open_files_limit);
+    }
+}
+
+fn pool_state(fact: PoolFact, pool: &Pool, rows: &mut Rows<'_>) {
+    let name = pool.config.name.as_str();
+    match fact {
+        PoolFact::Backends => rows.count(&[name], pool.members.len() as u64),
+        PoolFact::Serving => rows.count(&[name], pool.serving() as u64),
+        PoolFact::Reasons => {
+            for reason in Reason::ALL {
+                let with = pool.members.iter().filter(|member| member.state.has(reason)).count();
+                rows.count(&[name, reason.label()], with as u64);
+            }
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Rows of one metric, built into the `prometheus` crate's own form and encoded as text.
 //!
-//! Knows nothing of where values come from: `collector` brings them, in the order of the labels that
-//! `observe::metrics` gives.
+//! Knows nothing of where values come from: `collector` brings them, in the order of the labels
+//! that `observe::metrics` gives.
 
 use prometheus::TextEncoder;
 use prometheus::proto;
@@ -81,23 +81,33 @@ impl<'m> Rows<'m> {
         proto::Metric::from_label(pairs.collect())
     }
 
-    /// Appends the text of the whole family; nothing if it has no rows.
-    pub(super) fn encode(self, text: &mut String) {
+    /// Appends the rows as text, with the family's header if it is to be `headed`; nothing, and
+    /// false, if there are no rows.
+    pub(super) fn encode(self, headed: bool, text: &mut String) -> bool {
         if self.rows.is_empty() {
-            return;
+            return false;
         }
         let mut family = proto::MetricFamily::default();
         family.set_name(self.metric.name.to_owned());
-        family.set_help(self.metric.help.to_owned());
         family.set_field_type(match self.metric.kind {
             Kind::Counter => proto::MetricType::COUNTER,
             Kind::Gauge => proto::MetricType::GAUGE,
             Kind::Histogram => proto::MetricType::HISTOGRAM,
         });
+        if headed {
+            family.set_help(self.metric.help.to_owned());
+        }
         family.set_metric(self.rows);
+        let begin = text.len();
         if let Err(error) = TextEncoder::new().encode_utf8(&[family], text) {
             // The encoder refuses only a family without a name or rows; neither gets here.
             tracing::error!(metric = self.metric.name, %error, "a metric could not be encoded");
         }
+        if !headed {
+            // The encoder has a header for each call: without help it is the TYPE line alone.
+            let header = text[begin..].find('\n').map_or(text.len(), |end| begin + end + 1);
+            text.replace_range(begin..header, "");
+        }
+        true
     }
 }

@@ -1,7 +1,7 @@
-//! The body of `/metrics`: made family by family, while it is being sent.
+//! The body of `/metrics`: made part by part, while it is being sent.
 //!
-//! It never holds more text than one family and lets the control thread do other work after each
-//! batch, so that a scrape of 10,000 backends delays no probe by more than one family's time.
+//! It never holds more than a batch of text and lets the control thread do other work after each,
+//! so that a scrape of 10,000 backends delays no probe by more than some milliseconds.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -13,18 +13,16 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body::Frame;
 
-use super::collector::Scene;
-use crate::observe::metrics;
+use super::collector::{Place, Scene};
 
-/// Small families go out together up to this size.
+/// Small parts go out together up to this size.
 const BATCH_BYTES: usize = 16 * 1024;
 
 /// A scrape in progress.
 #[derive(Debug)]
 pub(super) struct Scrape {
     scene: Scene,
-    /// The place in `metrics::ALL` of what comes next.
-    next: usize,
+    place: Place,
     rested: bool,
     spent: Duration,
     /// Where the time that it took is left for the next scrape.
@@ -33,20 +31,14 @@ pub(super) struct Scrape {
 
 impl Scrape {
     pub(super) fn new(scene: Scene, took: Rc<Cell<Duration>>) -> Scrape {
-        Scrape { scene, next: 0, rested: true, spent: Duration::ZERO, took }
+        Scrape { scene, place: Place::default(), rested: true, spent: Duration::ZERO, took }
     }
 
-    /// The next batch of families; empty at the end.
+    /// The next batch of parts; empty at the end.
     fn batch(&mut self) -> String {
         let begun = Instant::now();
         let mut text = String::new();
-        while let Some(metric) = metrics::ALL.get(self.next) {
-            self.scene.write(metric, &mut text);
-            self.next += 1;
-            if text.len() >= BATCH_BYTES {
-                break;
-            }
-        }
+        while text.len() < BATCH_BYTES && self.scene.write_part(&mut self.place, &mut text) {}
         self.spent += begun.elapsed();
         text
     }

@@ -1,7 +1,7 @@
 //! The stable text of `/readyz`: whether this process wants traffic, and with `?verbose` why.
 //!
-//! Pure: `now` comes in, the facts are read off the snapshot and the status. Scripts may rely on the
-//! first line and on the form of the lines below it; changes here are announced.
+//! Pure: `now` comes in, the facts are read off the snapshot and the status. Scripts may rely on
+//! the first line and on the form of the lines below it; changes here are announced.
 
 use std::fmt::Write;
 use std::time::SystemTime;
@@ -21,10 +21,7 @@ pub fn readiness(snapshot: &Snapshot, phase: Phase) -> Vec<String> {
         why.push(format!("phase is {}", phase.label()));
     }
     for name in &snapshot.config.admin.ready_requires {
-        if !snapshot
-            .pool_named(name)
-            .is_some_and(|pool| pool.members.iter().any(|m| m.state.serving()))
-        {
+        if !snapshot.pool_named(name).is_some_and(|pool| pool.serving() > 0) {
             why.push(format!("pool {name} has no serving backend"));
         }
     }

@@ -1,7 +1,7 @@
 //! Every metric of the product: its name, type, labels, meaning, and where its value comes from.
 //!
-//! A table and nothing else. `admin::collector` walks it at each scrape, `docs/metrics.md` repeats it
-//! (a test holds the two together). Labels are closed sets: names of the configuration, and the
+//! A table and nothing else. `admin::collector` walks it at each scrape, `docs/metrics.md` repeats
+//! it (a test holds the two together). Labels are closed sets: names of the configuration, and the
 //! words of `outcome` and `pool`. Histograms are per pool and only counters per backend, so that
 //! 10,000 backends stay a scrape one can afford.
 
@@ -63,8 +63,10 @@ pub enum Source {
     BackendProbes(fn(&ProbeCells, Verdict) -> u64),
     /// Only for pools with a health check.
     BackendProbe(fn(&ProbeCells) -> u64),
-    /// Of the backends and pools of the current snapshot.
-    State(StateFact),
+    /// What a pool of the current snapshot is, beyond its cells.
+    PoolState(PoolFact),
+    /// What a backend of the current snapshot is, beyond its cells.
+    BackendState(BackendFact),
     /// Of the process as a whole.
     Process(ProcessFact),
 }
@@ -76,16 +78,20 @@ pub enum Verdict {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StateFact {
+pub enum PoolFact {
+    Backends,
+    Serving,
+    /// Every reason, from the start.
+    Reasons,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackendFact {
     InFlight,
     Weight,
     Serving,
     /// A series, always 1, for each reason that is set: at most a few while all is well.
     Reasons,
-    PoolBackends,
-    PoolServing,
-    /// Every reason, from the start.
-    PoolReasons,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,9 +145,9 @@ const fn histogram(
     Metric { name, kind: Kind::Histogram, labels, help, from }
 }
 
+use BackendFact as B;
 use ProcessFact as P;
 use Source::*;
-use StateFact as S;
 
 /// In the order of a scrape. One metric is three lines: this is a table to be read.
 #[rustfmt::skip]
@@ -167,13 +173,13 @@ pub const ALL: &[Metric] = &[
         "Bytes sent to clients."),
     // Pools
     gauge("evenkeel_pool_backends", &["pool"],
-        State(S::PoolBackends),
+        PoolState(PoolFact::Backends),
         "Backends in the pool."),
     gauge("evenkeel_pool_serving_backends", &["pool"],
-        State(S::PoolServing),
+        PoolState(PoolFact::Serving),
         "Backends that no reason keeps from serving."),
     gauge("evenkeel_pool_backends_by_reason", &["pool", "reason"],
-        State(S::PoolReasons),
+        PoolState(PoolFact::Reasons),
         "Backends that this reason keeps from serving; one may have several."),
     counter("evenkeel_pool_requests_total", &["pool", "class"],
         PoolClasses(|c| &c.requests),
@@ -207,16 +213,16 @@ pub const ALL: &[Metric] = &[
         "Time of a probe, over the backends that the pool has now."),
     // Backends
     gauge("evenkeel_backend_serving", &["pool", "backend"],
-        State(S::Serving),
+        BackendState(B::Serving),
         "1 if no reason keeps it from serving, else 0."),
     gauge("evenkeel_backend_reason", &["pool", "backend", "reason"],
-        State(S::Reasons),
+        BackendState(B::Reasons),
         "1 for each reason that keeps it from serving; no series for one that does not."),
     gauge("evenkeel_backend_weight", &["pool", "backend"],
-        State(S::Weight),
+        BackendState(B::Weight),
         "Configured weight; 0 takes no traffic."),
     gauge("evenkeel_backend_in_flight", &["pool", "backend"],
-        State(S::InFlight),
+        BackendState(B::InFlight),
         "Requests and streams in progress."),
     gauge("evenkeel_backend_open_connections", &["pool", "backend"],
         Backend(|c| c.open.get()),
