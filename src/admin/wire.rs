@@ -1,8 +1,8 @@
 //! A connection of an operator or a scraper: bytes for hyper, and the deadlines that bound it.
 //!
 //! Hyper's own header time-out counts idle time as well, so the deadlines are kept here: a
-//! request's head has five seconds from its first byte, an answer and an idle connection sixty. Safe code at
-//! the price of one small copy, which this side of the house can afford.
+//! request's head has five seconds from its first byte, an answer and an idle connection sixty.
+//! Safe code at the price of one small copy, which this side of the house can afford.
 
 use std::io;
 use std::pin::Pin;
