@@ -9,10 +9,13 @@
 pub mod admin;
 pub mod cli;
 pub mod config;
+pub mod forward;
 pub mod lifecycle;
+pub mod listen;
 pub mod observe;
 pub mod outcome;
 pub mod pool;
 pub mod route;
 pub mod snapshot;
 pub mod sys;
+pub mod timer;

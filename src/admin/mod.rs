@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -92,7 +93,7 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + 'static>(stream: S, cont
         .header_read_timeout(None)
         .max_buf_size(HEAD_BYTES)
         .half_close(true)
-        .serve_connection(wire::Wire::new(stream, clock.clone()), service);
+        .serve_connection(TokioIo::new(wire::Wire::new(stream, clock.clone())), service);
     tokio::select! {
         ended = connection => {
             if let Err(error) = ended {

@@ -21,7 +21,8 @@ pub fn readiness(snapshot: &Snapshot, phase: Phase) -> Vec<String> {
         why.push(format!("phase is {}", phase.label()));
     }
     for name in &snapshot.config.admin.ready_requires {
-        if !snapshot.pool_named(name).is_some_and(|pool| pool.serving() > 0) {
+        let serving = snapshot.pool_named(name).map_or(0, |pool| pool.serving());
+        if serving == 0 {
             why.push(format!("pool {name} has no serving backend"));
         }
     }

@@ -2,7 +2,6 @@
 //!
 //! Hyper's own header time-out counts idle time as well, so the deadlines are kept here: a
 //! request's head has five seconds from its first byte, an answer and an idle connection sixty.
-//! Safe code at the price of one small copy, which this side of the house can afford.
 
 use std::io;
 use std::pin::Pin;
@@ -64,7 +63,7 @@ impl Clock {
     }
 }
 
-/// A stream as hyper wants it.
+/// A stream that tells the clock what it sees.
 #[derive(Debug)]
 pub(super) struct Wire<S> {
     stream: S,
@@ -77,25 +76,22 @@ impl<S> Wire<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> hyper::rt::Read for Wire<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        mut into: hyper::rt::ReadBufCursor<'_>,
+        buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let mut space = [0; 2048];
-        let room = into.remaining().min(space.len());
-        let mut buf = ReadBuf::new(&mut space[..room]);
-        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf))?;
-        if !buf.filled().is_empty() {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        if buf.filled().len() > before {
             self.clock.go(Stage::Idle, Stage::Head, HEAD);
         }
-        into.put_slice(buf.filled());
         Poll::Ready(Ok(()))
     }
 }
 
-impl<S: AsyncWrite + Unpin> hyper::rt::Write for Wire<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

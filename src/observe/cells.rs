@@ -155,6 +155,8 @@ pub struct ListenerCells {
 pub struct PoolCells {
     /// HTTP requests by the status that the client got.
     pub requests: ByClass,
+    /// HTTP requests whose answer is not whole yet.
+    pub in_progress: Gauge,
     /// TCP streams.
     pub streams: Counter,
     /// From the request's head to the last byte of its answer (TCP: the stream's whole life).

@@ -33,6 +33,12 @@ impl Lease {
     pub fn index(&self) -> usize {
         self.index
     }
+
+    /// Tells the pool how long the backend took to the head of its answer, or to fail; `now_nanos` as
+    /// in [`super::pick::Ask`]. Only `peak_ewma` listens; for the others it costs one comparison.
+    pub fn observe_latency(&self, took_nanos: u64, now_nanos: u64) {
+        self.picker.pool().balance.observe_latency(self.backend(), took_nanos, now_nanos);
+    }
 }
 
 impl Drop for Lease {
