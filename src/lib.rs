@@ -6,6 +6,8 @@
 
 #![warn(missing_debug_implementations, rust_2018_idioms)]
 
+pub mod admin;
+pub mod cli;
 pub mod config;
 pub mod flow;
 pub mod forward;

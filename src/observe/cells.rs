@@ -178,6 +178,8 @@ pub struct PoolCells {
     pub connect: Histogram,
     /// From the request's head to the head of the backend's answer.
     pub first_byte: Histogram,
+    /// Attempts that failed at a backend; see [`attempt_failed`].
+    pub failures: ByCause,
     /// By what the attempt before failed of.
     pub retries: ByCause,
     /// Retries that the budget refused.
@@ -193,12 +195,19 @@ pub struct BackendCells {
     pub requests: ByClass,
     /// Connections opened.
     pub connects: Counter,
-    /// Attempts that failed.
+    /// Attempts that failed; see [`attempt_failed`].
     pub failures: ByCause,
     pub received_bytes: Counter,
     pub sent_bytes: Counter,
     /// Open connections, idle ones included.
     pub open: Gauge,
+}
+
+/// Counts an attempt that failed at a backend, for the pool and for the backend: the pool's count
+/// must not fall back when a backend leaves, so it is no sum over the backends of the moment.
+pub fn attempt_failed(pool: &PoolCells, backend: &BackendCells, cause: crate::outcome::Cause) {
+    pool.failures[cause.index()].inc();
+    backend.failures[cause.index()].inc();
 }
 
 /// What the control thread counts for the probes of one backend.

@@ -2,3 +2,5 @@
 
 pub mod cells;
 pub mod limiter;
+pub mod log;
+pub mod metrics;
