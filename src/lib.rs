@@ -7,6 +7,7 @@
 #![warn(missing_debug_implementations, rust_2018_idioms)]
 
 pub mod admin;
+pub mod app;
 pub mod cli;
 pub mod config;
 pub mod flow;
