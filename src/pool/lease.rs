@@ -2,6 +2,7 @@
 //! in-flight counts can neither leak nor go negative, whatever way a connection ends.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{BackendState, Picker};
@@ -22,6 +23,11 @@ impl Lease {
     }
 
     pub fn backend(&self) -> &BackendState {
+        &self.picker.pool().members[self.index].state
+    }
+
+    /// The same, for what outlives the lease: a connection that is kept.
+    pub fn shared_backend(&self) -> &Arc<BackendState> {
         &self.picker.pool().members[self.index].state
     }
 

@@ -14,12 +14,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
 pub use failure::Failure;
 
 use crate::config::model::{HealthCheck, ProbeKind};
+use crate::forward::connect::connect;
 use crate::pool::BackendAddr;
 
 /// Sent as `user-agent`, so that a backend's log tells probes from clients.
@@ -65,7 +66,7 @@ impl Prober for Network {
         let deadline = Instant::now() + check.timeout;
         let kind = check.kind.clone();
         async move {
-            let stream = match timeout_at(deadline, connect(target)).await {
+            let stream = match timeout_at(deadline, connect(BackendAddr(target))).await {
                 Ok(Ok(stream)) => stream,
                 Ok(Err(error)) if is_ours(&error) => return Verdict::NotMade(error),
                 Ok(Err(error)) => return Verdict::Fail(Failure::from_connect(&error)),
@@ -92,20 +93,6 @@ impl Prober for Network {
 fn target(check: &HealthCheck, backend: BackendAddr) -> SocketAddr {
     let BackendAddr(addr) = backend;
     SocketAddr::new(check.address.unwrap_or(addr.ip()), check.port.unwrap_or(addr.port()))
-}
-
-async fn connect(target: SocketAddr) -> io::Result<TcpStream> {
-    let socket = match target.is_ipv4() {
-        true => TcpSocket::new_v4()?,
-        false => TcpSocket::new_v6()?,
-    };
-    socket.set_nodelay(true)?;
-    let stream = socket.connect(target).await?;
-    // To a free local port a connection can meet itself (simultaneous open): nobody listens there.
-    match stream.local_addr()? == stream.peer_addr()? {
-        true => Err(io::ErrorKind::ConnectionRefused.into()),
-        false => Ok(stream),
-    }
 }
 
 /// Whether a connection could not even be tried for want of something on this side.

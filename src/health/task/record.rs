@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::hysteresis::{Hysteresis, State, Thresholds};
-use super::probe::Verdict;
 use crate::config::model::Initial;
+use crate::health::hysteresis::{Hysteresis, State, Thresholds};
+use crate::health::probe::Verdict;
 use crate::pool::{BackendState, Reason};
 
 /// Kept as long as the backend is in use anywhere, probed at the moment or not.
@@ -25,7 +25,7 @@ pub struct Record {
     waiting: Option<Vec<Waiting>>,
 }
 
-/// Dropped when what it waits for has come: see [`super::task::Settled`].
+/// Dropped when what it waits for has come: see [`super::Settled`].
 pub type Waiting = mpsc::Sender<()>;
 
 impl Record {
@@ -57,10 +57,6 @@ impl Record {
         if let Some(all) = &mut self.waiting {
             all.clear();
         }
-    }
-
-    pub fn backend(&self) -> &Arc<BackendState> {
-        &self.backend
     }
 
     pub fn unsettled(&self) -> bool {

@@ -1,0 +1,342 @@
+//! Every key of the file, by place: what is known, what comes later, and what is often mistaken.
+//!
+//! `shape` reads these tables for its reports; a test holds docs/configuration.md against them, and
+//! serde's mirror in `raw` refuses what is not in both.
+
+use super::shape::Keys;
+use super::shape::Shape::{List, Map, Named, Pairs, Text, TextOr, Texts};
+
+pub static FILE: Keys = Keys {
+    place: "the file",
+    known: &[
+        ("workers", Text),
+        ("shutdown_delay", Text),
+        ("drain_timeout", Text),
+        ("admin", Map(&ADMIN)),
+        ("log", Map(&LOG)),
+        ("timeouts", Map(&TIMEOUTS)),
+        ("limits", Map(&LIMITS)),
+        ("listeners", Named(&Map(&LISTENER))),
+        ("pool_defaults", Map(&POOL_DEFAULTS)),
+        ("pools", Named(&Map(&POOL))),
+    ],
+    later: &["access_log", "vip", "pair", "cluster", "state"],
+    advice: &[
+        ("frontends", "call them `listeners`"),
+        ("entrypoints", "call them `listeners`"),
+        ("backends", "backends belong to a pool: pools: {NAME: {backends: [...]}}"),
+        ("upstreams", "call them `pools`"),
+        ("clusters", "call them `pools`"),
+        ("routes", "routes belong to a listener: listeners: {NAME: {routes: [...]}}"),
+        ("health_check", "it belongs to a pool, or to `pool_defaults`"),
+        ("keepalive", "it belongs to a pool, or to `pool_defaults`"),
+        ("threads", "call it `workers`"),
+    ],
+};
+
+static ADMIN: Keys = Keys {
+    place: "admin",
+    known: &[("listen", Text), ("ready_requires", Texts)],
+    later: &["token_file"],
+    advice: &[("bind", "call it `listen`")],
+};
+
+static LOG: Keys = Keys {
+    place: "log",
+    known: &[("level", Text), ("format", Text)],
+    later: &[],
+    advice: &[("path", "the log goes to standard error; redirect that")],
+};
+
+static TIMEOUTS: Keys = Keys {
+    place: "timeouts",
+    known: &[
+        ("client_header", Text),
+        ("client_idle", Text),
+        ("client_body", Text),
+        ("connect", Text),
+        ("response", Text),
+        ("stream_idle", Text),
+        ("tcp_idle", Text),
+        ("request", Text),
+    ],
+    later: &["tls_handshake", "proxy_header"],
+    advice: &[
+        ("client", "that is `client_header`, `client_body` or `client_idle`"),
+        ("backend", "that is `response` (until its head) or `stream_idle` (after it)"),
+        ("idle", "that is `client_idle`, `stream_idle` or `tcp_idle`"),
+    ],
+};
+
+const OF_THE_CLIENT: &str = "it counts before a route is known: put it into the `timeouts` of the \
+                             listener or of the file";
+
+static POOL_TIMEOUTS: Keys = Keys {
+    place: "a pool's timeouts",
+    known: &[
+        ("client_body", Text),
+        ("connect", Text),
+        ("response", Text),
+        ("stream_idle", Text),
+        ("tcp_idle", Text),
+        ("request", Text),
+    ],
+    later: &["tls_handshake"],
+    advice: &[("client_header", OF_THE_CLIENT), ("client_idle", OF_THE_CLIENT)],
+};
+
+static ROUTE_TIMEOUTS: Keys = Keys {
+    place: "a route's timeouts",
+    known: &[
+        ("client_body", Text),
+        ("connect", Text),
+        ("response", Text),
+        ("stream_idle", Text),
+        ("request", Text),
+    ],
+    later: &[],
+    advice: &[
+        ("client_header", OF_THE_CLIENT),
+        ("client_idle", OF_THE_CLIENT),
+        (
+            "tcp_idle",
+            "only tcp listeners have it, and they have no routes: put it into the `timeouts` of \
+             the listener or of the pool",
+        ),
+    ],
+};
+
+static LIMITS: Keys = Keys {
+    place: "limits",
+    known: &[
+        ("connections", Text),
+        ("connections_per_client", Text),
+        ("request_head", Text),
+        ("headers", Text),
+        ("request_body", Text),
+    ],
+    later: &[],
+    advice: &[],
+};
+
+static LISTENER: Keys = Keys {
+    place: "a listener",
+    known: &[
+        ("bind", Texts),
+        ("mode", Text),
+        ("trusted_proxies", Texts),
+        ("allow", Texts),
+        ("deny", Texts),
+        ("pool", Text),
+        ("routes", List(&Map(&ROUTE))),
+        ("timeouts", Map(&TIMEOUTS)),
+        ("error_pages", Pairs),
+    ],
+    later: &["tls", "accept_proxy_protocol", "rate_limit"],
+    advice: &[
+        ("listen", "call it `bind`"),
+        ("address", "call it `bind`"),
+        ("port", "it is a part of `bind`, as in 0.0.0.0:8080"),
+        ("protocol", "call it `mode`"),
+        ("backends", "backends belong to a pool, and the listener names the pool"),
+        ("limits", "`limits` holds for the whole file"),
+    ],
+};
+
+static ROUTE: Keys = Keys {
+    place: "a route",
+    known: &[
+        ("match", Map(&MATCH)),
+        ("pool", Text),
+        ("split", Pairs),
+        ("redirect", Map(&REDIRECT)),
+        ("respond", Map(&RESPOND)),
+        ("allow", Texts),
+        ("deny", Texts),
+        ("request_headers", Map(&HEADER_EDITS)),
+        ("response_headers", Map(&HEADER_EDITS)),
+        ("rewrite", Map(&REWRITE)),
+        ("timeouts", Map(&ROUTE_TIMEOUTS)),
+        ("error_pages", Pairs),
+    ],
+    later: &["rate_limit", "reject"],
+    advice: &[
+        ("host", "it belongs into `match`: match: {host: ...}"),
+        ("path", "it belongs into `match`: match: {path: ...}"),
+        ("method", "it belongs into `match`: match: {method: ...}"),
+        ("strip_prefix", "it belongs into `rewrite`: rewrite: {strip_prefix: ...}"),
+        ("add_prefix", "it belongs into `rewrite`: rewrite: {add_prefix: ...}"),
+        ("backend", "name a pool: pool: NAME"),
+        ("headers", "that is `request_headers` or `response_headers`"),
+    ],
+};
+
+static MATCH: Keys = Keys {
+    place: "a route's match",
+    known: &[
+        ("host", Texts),
+        ("path", Texts),
+        ("path_regex", Text),
+        ("method", Texts),
+        ("header", Pairs),
+        ("query", Pairs),
+        ("client", Texts),
+    ],
+    later: &["sni"],
+    advice: &[("prefix", "write it as a path: path: /v1/*")],
+};
+
+static REDIRECT: Keys = Keys {
+    place: "redirect",
+    known: &[("to", Text), ("status", Text)],
+    later: &[],
+    advice: &[("url", "call it `to`"), ("code", "call it `status`")],
+};
+
+static RESPOND: Keys = Keys {
+    place: "respond",
+    known: &[("status", Text), ("body", Text), ("headers", Pairs)],
+    later: &[],
+    advice: &[("code", "call it `status`")],
+};
+
+static HEADER_EDITS: Keys = Keys {
+    place: "header edits",
+    known: &[("set", Pairs), ("add", Pairs), ("remove", Texts)],
+    later: &[],
+    advice: &[],
+};
+
+static REWRITE: Keys = Keys {
+    place: "rewrite",
+    known: &[
+        ("strip_prefix", Text),
+        ("path_regex", Text),
+        ("replace", Text),
+        ("add_prefix", Text),
+        ("host", Text),
+    ],
+    later: &[],
+    advice: &[],
+};
+
+const POOL_LATER: &[&str] = &[
+    "outlier",
+    "failover",
+    "retry",
+    "queue",
+    "slow_start",
+    "sticky",
+    "protocol",
+    "tls",
+    "send_proxy_protocol",
+    "discover",
+    "discovery",
+];
+
+static POOL_DEFAULTS: Keys = Keys {
+    place: "pool_defaults",
+    known: &[
+        ("balance", TextOr(&BALANCE)),
+        ("health_check", TextOr(&HEALTH_CHECK)),
+        ("keepalive", Map(&KEEPALIVE)),
+        ("timeouts", Map(&POOL_TIMEOUTS)),
+    ],
+    later: POOL_LATER,
+    advice: &[("backends", "each pool has its own")],
+};
+
+static POOL: Keys = Keys {
+    place: "a pool",
+    known: &[
+        ("balance", TextOr(&BALANCE)),
+        ("backends", List(&TextOr(&BACKEND))),
+        ("health_check", TextOr(&HEALTH_CHECK)),
+        ("keepalive", Map(&KEEPALIVE)),
+        ("timeouts", Map(&POOL_TIMEOUTS)),
+    ],
+    later: POOL_LATER,
+    advice: &[
+        ("servers", "call them `backends`"),
+        ("endpoints", "call them `backends`"),
+        ("hash", "it belongs into `balance`: balance: {hash: {by: client_ip}}"),
+        ("algorithm", "call it `balance`"),
+        ("weight", "it belongs to a backend: {address: ..., weight: 2}"),
+        ("interval", "it belongs into `health_check`"),
+    ],
+};
+
+static BALANCE: Keys = Keys {
+    place: "balance",
+    known: &[("hash", Map(&HASH))],
+    later: &[],
+    advice: &[("by", "write balance: {hash: {by: ...}}")],
+};
+
+static HASH: Keys =
+    Keys { place: "hash", known: &[("by", Text), ("name", Text)], later: &[], advice: &[] };
+
+static BACKEND: Keys = Keys {
+    place: "a backend",
+    known: &[("address", Text), ("weight", Text)],
+    later: &["tier", "max_requests"],
+    advice: &[
+        ("host", "write address: HOST:PORT"),
+        ("port", "write address: HOST:PORT"),
+        ("url", "write address: HOST:PORT"),
+    ],
+};
+
+static HEALTH_CHECK: Keys = Keys {
+    place: "a health check",
+    known: &[
+        ("http", Map(&HTTP_PROBE)),
+        ("tcp", Map(&TCP_PROBE)),
+        ("interval", Text),
+        ("interval_unsettled", Text),
+        ("timeout", Text),
+        ("fall", Text),
+        ("rise", Text),
+        ("initial", Text),
+        ("port", Text),
+        ("address", Text),
+    ],
+    later: &["tls", "grpc", "postgres", "redis"],
+    advice: &[
+        ("path", "it belongs into `http`: http: {path: /healthz}"),
+        ("host", "it belongs into `http`: http: {host: ...}"),
+        ("headers", "they belong into `http`: http: {headers: {...}}"),
+        ("expect_status", "it belongs into `http`: http: {expect_status: [200-299]}"),
+        ("expect_body", "it belongs into `http`: http: {expect_body: ...}"),
+        ("send", "it belongs into `tcp`: tcp: {send: ...}"),
+        ("expect", "it belongs into `tcp`: tcp: {expect: ...}"),
+    ],
+};
+
+static HTTP_PROBE: Keys = Keys {
+    place: "an http probe",
+    known: &[
+        ("path", Text),
+        ("host", Text),
+        ("method", Text),
+        ("expect_status", Texts),
+        ("expect_body", Text),
+        ("headers", Pairs),
+    ],
+    later: &[],
+    advice: &[("status", "call it `expect_status`"), ("body", "call it `expect_body`")],
+};
+
+static TCP_PROBE: Keys = Keys {
+    place: "a tcp probe",
+    known: &[("send", Text), ("expect", Text)],
+    later: &[],
+    advice: &[("port", "it belongs into the health check itself, beside `tcp`")],
+};
+
+static KEEPALIVE: Keys = Keys {
+    place: "keepalive",
+    known: &[("max_idle", Text), ("idle_timeout", Text)],
+    later: &[],
+    advice: &[],
+};

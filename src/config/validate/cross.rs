@@ -1,0 +1,146 @@
+//! What only several sections together show: names of pools, addresses that get in each other's way.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+
+use super::cx::Cx;
+use crate::config::model::{BindAddr, Config, Name};
+use crate::config::path::Path;
+use crate::config::problems::did_you_mean;
+use crate::config::source::Wrong;
+
+pub fn check(cx: &mut Cx<'_>, config: &Config) {
+    let root = Path::root();
+    // Without any pools, that alone is the problem, not each place that names one.
+    if cx.has(&root.key("pools")) {
+        references(cx, config);
+    }
+    addresses(cx, config.admin.listen);
+    for pool in &config.pools {
+        let at = root.key("pools").key(pool.name.as_str());
+        let key = at.key("health_check");
+        if pool.health_check.is_none() && !cx.has(&key) {
+            let wrong = Wrong::plain("no health check: a dead backend is found only by failing");
+            let help = "for example: health_check: {http: {path: /healthz}}; or health_check: off \
+                        to say that it is meant so";
+            cx.warn(&at, wrong.help(help));
+        }
+    }
+}
+
+fn references(cx: &mut Cx<'_>, config: &Config) {
+    let references = std::mem::take(&mut cx.references);
+    let known: HashSet<&Name> = config.pools.iter().map(|pool| &pool.name).collect();
+    let mut used = HashSet::new();
+    for (at, name) in &references {
+        if !known.contains(name) {
+            // A pool whose name or value is wrong is there all the same, and was reported.
+            if cx.has(&Path::root().key("pools").key(name.as_str())) {
+                continue;
+            }
+            let near = did_you_mean(name.as_str(), config.pools.iter().map(|p| p.name.as_str()));
+            let near = near.map(|near| format!("did you mean `{near}`?"));
+            let all = config.pools.iter().take(20).map(|pool| pool.name.as_str());
+            let allowed = match config.pools.len() {
+                0 => "there are no pools".to_owned(),
+                1..=20 => all.collect::<Vec<_>>().join(", "),
+                n => format!("{}, ... ({n} pools)", all.collect::<Vec<_>>().join(", ")),
+            };
+            let wrong = Wrong::new("no pool has this name", allowed).help_if(near);
+            cx.error(at, Some(name.as_str()), wrong);
+        } else if at.steps().first() != Path::root().key("admin").steps().first() {
+            used.insert(name);
+        }
+    }
+    for pool in config.pools.iter().filter(|pool| !used.contains(&pool.name)) {
+        let at = Path::root().key("pools").key(pool.name.as_str());
+        cx.warn(&at, Wrong::plain("no listener uses this pool"));
+    }
+}
+
+/// Two sockets that the system would refuse to bind side by side.
+fn addresses(cx: &mut Cx<'_>, admin: SocketAddr) {
+    let admin_at = Path::root().key("admin").key("listen");
+    let mut taken = Taken::default();
+    for (at, bind) in std::mem::take(&mut cx.bound) {
+        if let Some(other) = taken.conflict(&bind) {
+            let wrong = Wrong::plain(format!("{other} is bound already; both cannot be had"));
+            let wrong = wrong.help("two listeners need two addresses or two ports");
+            cx.error(&at, Some(&bind.to_string()), wrong);
+        } else if let BindAddr::Tcp(address) = bind
+            && collide(address, admin)
+        {
+            let text = format!("the admin server listens on {admin}");
+            let wrong = Wrong::plain(text).help("choose another port here, or for admin.listen");
+            let at = if cx.has(&admin_at) { &admin_at } else { &at };
+            cx.error(at, Some(&address.to_string()), wrong);
+        } else {
+            taken.add(bind, &at);
+        }
+    }
+}
+
+#[derive(Default)]
+struct Taken {
+    /// By port, so that many listeners do not compare each with each.
+    tcp: HashMap<u16, Vec<(SocketAddr, Path)>>,
+    unix: HashMap<std::path::PathBuf, Path>,
+}
+
+impl Taken {
+    fn add(&mut self, bind: BindAddr, at: &Path) {
+        match bind {
+            BindAddr::Tcp(addr) => {
+                self.tcp.entry(addr.port()).or_default().push((addr, at.clone()));
+            }
+            BindAddr::Unix(path) => {
+                self.unix.insert(path, at.clone());
+            }
+        }
+    }
+
+    fn conflict(&self, bind: &BindAddr) -> Option<String> {
+        match bind {
+            BindAddr::Tcp(addr) => self
+                .tcp
+                .get(&addr.port())?
+                .iter()
+                .find(|(other, _)| collide(*addr, *other))
+                .map(|(other, at)| format!("{other} ({at})")),
+            BindAddr::Unix(path) => {
+                self.unix.get(path).map(|at| format!("{} ({at})", path.display()))
+            }
+        }
+    }
+}
+
+/// On Linux a wildcard and an address of the same family cannot listen on one port; the families do
+/// not meet, as IPv6 listeners are set to IPv6 only. Port 0 is a different one each time.
+fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    let wild = |ip: IpAddr| ip.is_unspecified();
+    a.port() == b.port()
+        && a.port() != 0
+        && a.is_ipv4() == b.is_ipv4()
+        && (a.ip() == b.ip() || wild(a.ip()) || wild(b.ip()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_get_in_each_others_way() {
+        for (a, b, expected) in [
+            ("0.0.0.0:80", "127.0.0.1:80", true),
+            ("127.0.0.1:80", "0.0.0.0:80", true),
+            ("127.0.0.1:80", "127.0.0.1:80", true),
+            ("127.0.0.1:80", "127.0.0.2:80", false),
+            ("127.0.0.1:80", "127.0.0.1:81", false),
+            ("0.0.0.0:80", "[::]:80", false),
+            ("[::]:80", "[::1]:80", true),
+            ("127.0.0.1:0", "127.0.0.1:0", false),
+        ] {
+            assert_eq!(collide(a.parse().unwrap(), b.parse().unwrap()), expected, "{a} {b}");
+        }
+    }
+}

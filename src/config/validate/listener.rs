@@ -1,0 +1,139 @@
+//! One listener: its addresses, its mode, and what is done with its connections.
+
+use super::cx::Cx;
+use super::words::{name, network, word};
+use super::{addresses, error_pages, route, shadow, timeouts};
+use crate::config::model::{Access, ErrorPages, Listener, Mode, Name, Timeouts};
+use crate::config::path::Path;
+use crate::config::raw;
+use crate::config::source::Wrong;
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Http,
+    Tcp,
+}
+
+/// `None` if nothing that could be looked at further came out; then there are problems.
+pub fn listener(
+    cx: &mut Cx<'_>,
+    at: &Path,
+    name: Name,
+    raw: raw::Listener,
+    base: Timeouts,
+) -> Option<Listener> {
+    let base_dir = cx.beside_the_file("");
+    let bind = cx.each(&at.key("bind"), raw.bind.as_ref(), |text| {
+        addresses::bind(text, |path| base_dir.join(path))
+    });
+    cx.missing(at, "bind", "bind: 0.0.0.0:8080");
+    if matches!(&raw.bind, Some(raw::Texts::Many(list)) if list.is_empty()) {
+        cx.error(&at.key("bind"), None, Wrong::plain("an empty list: it would listen nowhere"));
+    }
+    cx.bound.extend(bind.iter().cloned());
+    let kind = cx.text(&at.key("mode"), raw.mode.as_ref(), |text| {
+        word(text, &[("http", Kind::Http), ("tcp", Kind::Tcp)])
+    });
+    let timeouts = timeouts::base(cx, &at.key("timeouts"), &raw.timeouts.unwrap_or_default(), base);
+    let trusted = cx.each(&at.key("trusted_proxies"), raw.trusted_proxies.as_ref(), network);
+    let access = access(cx, at, raw.allow.as_ref(), raw.deny.as_ref());
+    let error_pages = error_pages::read(cx, &at.key("error_pages"), raw.error_pages);
+    let work = Work { pool: raw.pool, routes: raw.routes };
+    let mode = match kind {
+        // A mode that is misspelt: nobody knows which keys were meant to be there.
+        None if raw.mode.is_some() => None,
+        Some(Kind::Tcp) => {
+            only_for_http(cx, at, !trusted.is_empty(), &error_pages);
+            tcp(cx, at, work)
+        }
+        Some(Kind::Http) | None => http(cx, at, work),
+    };
+    Some(Listener {
+        name,
+        bind: bind.into_iter().map(|(_, bind)| bind).collect(),
+        mode: mode?,
+        trusted_proxies: trusted.into_iter().map(|(_, network)| network).collect(),
+        access,
+        timeouts,
+        error_pages,
+    })
+}
+
+struct Work {
+    pool: raw::Text,
+    routes: Option<Vec<serde_yaml::Value>>,
+}
+
+fn http(cx: &mut Cx<'_>, at: &Path, work: Work) -> Option<Mode> {
+    if let Some(pool) = &work.pool {
+        let wrong = Wrong::plain("an http listener has routes, and each route names its pool");
+        let help = if work.routes.is_some() {
+            "leave `pool` out, and end the routes with one for everything else: - pool: ..."
+                .to_owned()
+        } else {
+            format!("write instead: routes: [{{pool: {pool}}}]; or set mode: tcp")
+        };
+        cx.error(&at.key("pool"), Some(pool), wrong.help(help));
+    } else {
+        cx.missing(at, "routes", "routes: [{pool: web}]");
+    }
+    let at = at.key("routes");
+    let values = work.routes?;
+    if values.is_empty() {
+        let wrong = Wrong::plain("no route: every request would be answered with 404");
+        cx.error(&at, None, wrong.help("for example: routes: [{pool: web}]"));
+    }
+    let mut routes = Vec::with_capacity(values.len());
+    for (i, value) in values.into_iter().enumerate() {
+        // A null is what `shape` took out, and reported.
+        if !value.is_null() {
+            let at = at.index(i);
+            let raw = cx.section(&at, value);
+            routes.extend(route::route(cx, &at, raw).map(|route| (at, route)));
+        }
+    }
+    shadow::check(cx, &routes);
+    Some(Mode::Http { routes: routes.into_iter().map(|(_, route)| route).collect() })
+}
+
+fn tcp(cx: &mut Cx<'_>, at: &Path, work: Work) -> Option<Mode> {
+    if work.routes.is_some() {
+        let wrong = Wrong::plain("a tcp listener has no routes; it names one pool");
+        let help = "write pool: NAME, or set mode: http; routes by TLS server name are not \
+                    supported in this version";
+        cx.error(&at.key("routes"), None, wrong.help(help));
+    } else {
+        cx.missing(at, "pool", "pool: db");
+    }
+    let at = at.key("pool");
+    let pool = cx.text(&at, work.pool.as_ref(), name)?;
+    cx.references.push((at, pool.clone()));
+    Some(Mode::Tcp { pool })
+}
+
+fn only_for_http(cx: &mut Cx<'_>, at: &Path, trusted: bool, pages: &ErrorPages) {
+    for (key, there) in [("trusted_proxies", trusted), ("error_pages", !pages.0.is_empty())] {
+        if there {
+            let wrong = Wrong::plain(format!("a tcp listener has no use for `{key}`"));
+            cx.error(&at.key(key), None, wrong.help("leave it out, or set mode: http"));
+        }
+    }
+}
+
+/// `allow` and `deny`, of a listener or a route.
+pub fn access(
+    cx: &mut Cx<'_>,
+    at: &Path,
+    allow: Option<&raw::Texts>,
+    deny: Option<&raw::Texts>,
+) -> Access {
+    if matches!(allow, Some(raw::Texts::Many(list)) if list.is_empty()) {
+        let wrong = Wrong::plain("an empty list: it is not clear if all or none are meant");
+        cx.error(&at.key("allow"), None, wrong.help("leave `allow` out to allow everybody"));
+    }
+    let mut read = |key: &str, texts| {
+        let networks = cx.each(&at.key(key), texts, network);
+        networks.into_iter().map(|(_, network)| network).collect()
+    };
+    Access { allow: read("allow", allow), deny: read("deny", deny) }
+}

@@ -1,0 +1,51 @@
+//! From the raw sections to a proved model, collecting every problem on the way.
+//!
+//! One file per section of the configuration; `cx` carries the problems and finds their places,
+//! `words`, `http_words` and `addresses` read single values, `cross` and `shadow` look at what only
+//! several sections together show. A wrong value is reported and replaced by its default, so that the
+//! rest is still looked at; with one error no model comes out.
+
+mod action;
+mod addresses;
+mod cross;
+mod cx;
+mod edits;
+mod error_pages;
+mod file;
+mod health;
+mod http_words;
+mod listener;
+mod matches;
+mod pool;
+mod route;
+mod shadow;
+mod timeouts;
+mod words;
+
+use std::path::Path;
+
+use super::keys;
+use super::model::Config;
+use super::problems::Problem;
+use super::reading::Reading;
+use super::shape;
+use super::source::Source;
+use cx::Cx;
+
+/// The model is `None` if one of the problems is an error. They come in the order of the file.
+pub fn validate(
+    reading: Reading,
+    source: &Source<'_>,
+    base_dir: &Path,
+) -> (Option<Config>, Vec<Problem>) {
+    let Reading { root, mut value, flaws } = reading;
+    let misfits = shape::check(&root, &mut value, &keys::FILE);
+    let mut cx = Cx::new(source, &root, base_dir);
+    for flaw in flaws.into_iter().chain(misfits) {
+        cx.flaw(flaw);
+    }
+    let config = file::config(&mut cx, value);
+    let problems = cx.finish();
+    let sound = !problems.iter().any(Problem::is_error);
+    (config.filter(|_| sound), problems)
+}

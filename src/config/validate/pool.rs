@@ -1,0 +1,178 @@
+//! One pool, and `pool_defaults`: each is read as a part, then the parts are laid over one another.
+//!
+//! A part is proved at its own place, so that a mistake in `pool_defaults` is reported once.
+
+use std::collections::HashMap;
+
+use super::cx::Cx;
+use super::health::{self, Setting};
+use super::http_words::header_name;
+use super::words::{positive_duration, whole, word};
+use super::{addresses, timeouts};
+use crate::config::defaults;
+use crate::config::model::{Backend, Balance, HashBy, Keepalive, Name, Pool, TimeoutOverrides};
+use crate::config::path::Path;
+use crate::config::raw;
+use crate::config::source::Wrong;
+
+const WORDS: [(&str, Balance); 5] = [
+    ("round_robin", Balance::RoundRobin),
+    ("least_requests", Balance::LeastRequests),
+    ("peak_ewma", Balance::PeakEwma),
+    ("random", Balance::Random),
+    ("first", Balance::First),
+];
+
+/// What a pool or `pool_defaults` says; `None` is silence.
+#[derive(Debug)]
+pub struct Part {
+    balance: Option<Balance>,
+    pub health_check: Option<Setting>,
+    max_idle: Option<usize>,
+    idle_timeout: Option<std::time::Duration>,
+    timeouts: TimeoutOverrides,
+}
+
+pub fn part(cx: &mut Cx<'_>, at: &Path, raw: raw::Pool) -> Part {
+    let balance = raw.balance.and_then(|raw| balance(cx, &at.key("balance"), raw));
+    let health_check =
+        raw.health_check.and_then(|raw| health::setting(cx, &at.key("health_check"), raw));
+    let timeouts = timeouts::overrides(cx, &at.key("timeouts"), &raw.timeouts.unwrap_or_default());
+    let at = at.key("keepalive");
+    let keepalive = raw.keepalive.unwrap_or_default();
+    let max_idle =
+        cx.text(&at.key("max_idle"), keepalive.max_idle.as_ref(), |text| whole(text, 0..=100_000));
+    let key = at.key("idle_timeout");
+    let idle_timeout = cx.text(&key, keepalive.idle_timeout.as_ref(), positive_duration);
+    if idle_timeout.is_some_and(|idle| idle.as_secs_f64() > 5.0) {
+        let wrong = Wrong::plain(
+            "many servers close an idle connection after 5s; a request could meet that moment",
+        );
+        let help = "stay below the keep-alive time of the backends, or keep 4s, the default";
+        cx.warn(&key, wrong.help(help));
+    }
+    Part { balance, health_check, max_idle: max_idle.map(|n| n as usize), idle_timeout, timeouts }
+}
+
+pub fn pool(cx: &mut Cx<'_>, at: &Path, name: Name, mut raw: raw::Pool, shared: &Part) -> Pool {
+    cx.missing(at, "backends", "backends: [10.0.0.11:8080, 10.0.0.12:8080]");
+    let backends = raw.backends.take().map(|list| backends(cx, &at.key("backends"), list));
+    let own = part(cx, at, raw);
+    let health_check = health::settle(cx, at, own.health_check.as_ref(), shared);
+    let timeouts = laid_over(&own.timeouts, &shared.timeouts);
+    let max_idle = own.max_idle.or(shared.max_idle).unwrap_or(defaults::KEEPALIVE.max_idle);
+    let idle_timeout =
+        own.idle_timeout.or(shared.idle_timeout).unwrap_or(defaults::KEEPALIVE.idle_timeout);
+    Pool {
+        name,
+        balance: own.balance.or_else(|| shared.balance.clone()).unwrap_or(Balance::LeastRequests),
+        backends: backends.unwrap_or_default(),
+        health_check,
+        keepalive: Keepalive { max_idle, idle_timeout },
+        timeouts,
+    }
+}
+
+fn laid_over(own: &TimeoutOverrides, under: &TimeoutOverrides) -> TimeoutOverrides {
+    TimeoutOverrides {
+        client_body: own.client_body.or(under.client_body),
+        connect: own.connect.or(under.connect),
+        response: own.response.or(under.response),
+        stream_idle: own.stream_idle.or(under.stream_idle),
+        tcp_idle: own.tcp_idle.or(under.tcp_idle),
+        request: own.request.or(under.request),
+    }
+}
+
+fn balance(cx: &mut Cx<'_>, at: &Path, raw: raw::Balance) -> Option<Balance> {
+    match raw {
+        raw::Balance::Word(text) => cx.text(at, Some(&text), |text| {
+            let near = match text {
+                "hash" | "ip_hash" | "source" | "maglev" => {
+                    Some("write balance: {hash: {by: client_ip}}")
+                }
+                "least_conn" | "leastconn" | "least_connections" => {
+                    Some("did you mean `least_requests`?")
+                }
+                "roundrobin" | "rr" => Some("did you mean `round_robin`?"),
+                _ => None,
+            };
+            word(text, &WORDS).map_err(|mut wrong| {
+                wrong.allowed =
+                    wrong.allowed.map(|words| format!("{words}, {{hash: {{by: ...}}}}"));
+                wrong.help_if(near.map(str::to_owned))
+            })
+        }),
+        raw::Balance::Hash { hash } => {
+            cx.missing(at, "hash", "balance: {hash: {by: client_ip}}");
+            hash_by(cx, &at.key("hash"), hash?).map(Balance::Hash)
+        }
+    }
+}
+
+fn hash_by(cx: &mut Cx<'_>, at: &Path, raw: raw::HashBy) -> Option<HashBy> {
+    cx.missing(at, "by", "by: client_ip");
+    let words = [("client_ip", 0), ("header", 1), ("cookie", 2), ("path", 3)];
+    let by = cx.text(&at.key("by"), raw.by.as_ref(), |text| word(text, &words))?;
+    let key = at.key("name");
+    if let (0 | 3, Some(name)) = (by, &raw.name) {
+        let wrong = Wrong::plain("only a header or a cookie has a name");
+        cx.error(&key, Some(name), wrong.help("leave `name` out"));
+        return None;
+    }
+    match by {
+        0 => Some(HashBy::ClientIp),
+        1 => {
+            cx.missing(at, "name", "hash: {by: header, name: x-user}");
+            cx.text(&key, raw.name.as_ref(), header_name).map(HashBy::Header)
+        }
+        2 => {
+            cx.missing(at, "name", "hash: {by: cookie, name: uid}");
+            cx.text(&key, raw.name.as_ref(), |text| {
+                // RFC 6265 4.1.1: the name of a cookie is a token, as the name of a header is.
+                header_name(text)
+                    .map(|_| HashBy::Cookie(text.to_owned()))
+                    .map_err(|_| Wrong::new("not the name of a cookie", "a name such as uid"))
+            })
+        }
+        _ => Some(HashBy::Path),
+    }
+}
+
+fn backends(cx: &mut Cx<'_>, at: &Path, list: Vec<Option<raw::Backend>>) -> Vec<Backend> {
+    if list.is_empty() {
+        let wrong = Wrong::plain("a pool needs at least one backend");
+        cx.error(at, None, wrong.help("for example: backends: [10.0.0.11:8080]"));
+    }
+    let whole_list = list.iter().all(Option::is_some);
+    let mut seen = HashMap::new();
+    let mut backends: Vec<Backend> = Vec::with_capacity(list.len());
+    let count = list.len();
+    for (i, raw) in list.into_iter().enumerate() {
+        let Some(raw) = raw else { continue };
+        let at = at.index(i);
+        let (address, address_at, weight) = match raw {
+            raw::Backend::Short(text) => (Some(text), at.clone(), None),
+            raw::Backend::Long { address, weight } => {
+                cx.missing(&at, "address", "{address: 10.0.0.11:8080, weight: 2}");
+                (address, at.key("address"), weight)
+            }
+        };
+        let weight = cx.text(&at.key("weight"), weight.as_ref(), |text| whole(text, 0..=65_535));
+        let read = cx.text(&address_at, address.as_ref(), addresses::backend);
+        let Some(read) = read else { continue };
+        if let Some(first) = seen.insert(read.clone(), i) {
+            let text = format!("the address is in this pool already, as backends[{first}]");
+            let wrong = Wrong::plain(text).help("give one of them a larger weight instead");
+            cx.error(&address_at, address.as_deref(), wrong);
+            continue;
+        }
+        backends.push(Backend { address: read, weight: weight.map_or(1, |n| n as u16) });
+    }
+    let complete = whole_list && backends.len() == count && count > 0;
+    if complete && backends.iter().all(|backend| backend.weight == 0) {
+        let wrong = Wrong::new("no backend of this pool gets anything", "a weight above 0");
+        cx.error(at, None, wrong.help("0 takes a backend out; leave one with a weight of 1"));
+    }
+    backends
+}
