@@ -51,7 +51,9 @@ pub enum StartError {
     Log(#[from] LogError),
     #[error(transparent)]
     Apply(#[from] ApplyError),
-    #[error("cannot serve admin.listen on {0}: {1} (another process has it, or it is no address here)")]
+    #[error(
+        "cannot serve admin.listen on {0}: {1} (another process has it, or it is no address here)"
+    )]
     Admin(SocketAddr, io::Error),
     #[error("cannot start a data worker: {0}")]
     Worker(io::Error),
@@ -140,9 +142,8 @@ impl App {
         loop {
             tokio::select! {
                 biased;
-                () = self.signals.stop() => break,
-                _ = self.signals.hangup.recv() => {
-                    if self.reload_or_stop().await {
+                told = self.signals.next() => {
+                    if told == Told::Stop || self.reload_or_stop().await {
                         break;
                     }
                     watched = self.watch.then(|| self.fingerprint());
@@ -176,9 +177,9 @@ impl App {
     /// What a watched file holds, as far as a change can be told by it; 0 if it cannot be read.
     fn fingerprint(&self) -> u64 {
         match &self.applier.source {
-            Source::File(path) => std::fs::read(path).map_or(0, |text| {
-                crate::pool::balance::hash::hash_bytes(&text)
-            }),
+            Source::File(path) => {
+                std::fs::read(path).map_or(0, |text| crate::pool::balance::hash::hash_bytes(&text))
+            }
             Source::Text { .. } => 0,
         }
     }
@@ -230,6 +231,12 @@ impl App {
     }
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Stop,
+    Reload,
+}
+
 impl Signals {
     fn new() -> io::Result<Signals> {
         Ok(Signals {
@@ -237,6 +244,15 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
         })
+    }
+
+    async fn next(&mut self) -> Told {
+        tokio::select! {
+            biased;
+            _ = self.terminate.recv() => Told::Stop,
+            _ = self.interrupt.recv() => Told::Stop,
+            _ = self.hangup.recv() => Told::Reload,
+        }
     }
 
     async fn stop(&mut self) {

@@ -12,6 +12,7 @@ pub mod cli;
 pub mod config;
 pub mod flow;
 pub mod forward;
+pub mod health;
 pub mod lifecycle;
 pub mod listen;
 pub mod observe;

@@ -29,7 +29,10 @@ use crate::snapshot::Current;
 pub enum Source {
     File(PathBuf),
     /// A text in memory, with a name for reports.
-    Text { name: String, text: String },
+    Text {
+        name: String,
+        text: String,
+    },
 }
 
 impl Source {

@@ -57,7 +57,9 @@ impl Sockets {
                         let number = self.next_number;
                         self.next_number += 1;
                         let name = listener.name.clone();
-                        tell(workers, || Ok(Command::Listen(number, name.clone(), bound.duplicate()?)));
+                        tell(workers, || {
+                            Ok(Command::Listen(number, name.clone(), bound.duplicate()?))
+                        });
                         Open { number, listener: name, bound }
                     }
                 };

@@ -210,11 +210,20 @@ pub fn attempt_failed(pool: &PoolCells, backend: &BackendCells, cause: crate::ou
     backend.failures[cause.index()].inc();
 }
 
+/// How many kinds of failed probes there are: `health::probe::Failure`.
+pub const PROBE_FAILURES: usize = 11;
+
 /// What the control thread counts for the probes of one backend.
 #[derive(Debug, Default)]
 pub struct ProbeCells {
     pub passed: Counter,
     pub failed: Counter,
+    /// Those that failed, by `health::probe::Failure` in the order of its `LABELS`.
+    pub failures: [Counter; PROBE_FAILURES],
+    /// Probes that say nothing of the backend: we had no socket, port or memory for them.
+    pub not_made: Counter,
+    /// Probes that had to wait, because so many were running.
+    pub waited: Counter,
     /// Changes of state, either way.
     pub changes: Counter,
     pub duration: Histogram,
