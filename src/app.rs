@@ -142,9 +142,8 @@ impl App {
         loop {
             tokio::select! {
                 biased;
-                () = self.signals.stop() => break,
-                _ = self.signals.hangup.recv() => {
-                    if self.reload_or_stop().await {
+                told = self.signals.next() => {
+                    if told == Told::Stop || self.reload_or_stop().await {
                         break;
                     }
                     watched = self.watch.then(|| self.fingerprint());
@@ -232,6 +231,12 @@ impl App {
     }
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Stop,
+    Reload,
+}
+
 impl Signals {
     fn new() -> io::Result<Signals> {
         Ok(Signals {
@@ -239,6 +244,15 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
         })
+    }
+
+    async fn next(&mut self) -> Told {
+        tokio::select! {
+            biased;
+            _ = self.terminate.recv() => Told::Stop,
+            _ = self.interrupt.recv() => Told::Stop,
+            _ = self.hangup.recv() => Told::Reload,
+        }
     }
 
     async fn stop(&mut self) {

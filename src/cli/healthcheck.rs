@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use crate::config::defaults::ADMIN_LISTEN;
+use crate::config::units::duration_argument;
 
 /// The longest status line that is read.
 const LINE_BYTES: usize = 1024;
@@ -26,7 +27,7 @@ pub struct Args {
     #[arg(long, value_name = "ADDRESS")]
     pub address: Option<SocketAddr>,
     /// For connection and answer together, such as 500ms or 2s
-    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration_argument)]
     pub timeout: Duration,
 }
 
@@ -114,19 +115,6 @@ fn status(line: &[u8]) -> Option<u16> {
     text.parse().ok()
 }
 
-/// The same form as in the configuration file, as far as a command line needs it.
-fn duration(text: &str) -> Result<Duration, String> {
-    let wanted = || format!("{text:?} is no duration; write a number with ms or s, such as 2s");
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let number: u32 = text[..digits].parse().map_err(|_| wanted())?;
-    match &text[digits..] {
-        _ if number == 0 => Err("the time-out must be above 0".to_owned()),
-        "ms" => Ok(Duration::from_millis(number.into())),
-        "s" => Ok(Duration::from_secs(number.into())),
-        _ => Err(wanted()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
@@ -159,7 +147,7 @@ mod tests {
             ("99999999999s", None),
         ];
         for (text, millis) in cases {
-            assert_eq!(duration(text).ok(), millis.map(Duration::from_millis), "{text:?}");
+            assert_eq!(duration_argument(text).ok(), millis.map(Duration::from_millis), "{text:?}");
         }
         assert!(parse(&["--address", "localhost"]).is_err());
     }
