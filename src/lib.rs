@@ -6,6 +6,7 @@
 
 #![warn(missing_debug_implementations, rust_2018_idioms)]
 
+pub mod cli;
 pub mod config;
 pub mod lifecycle;
 pub mod observe;
