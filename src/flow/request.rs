@@ -21,6 +21,7 @@ use crate::config::model::{self, ErrorPages, HashBy, Timeouts};
 use crate::forward::connect::connect;
 use crate::forward::http::upload::{Source, Watch};
 use crate::forward::http::{BackendConn, Incoming, Reply, SendError};
+use crate::observe::cells::attempt_failed;
 use crate::outcome::{Cause, Sent};
 use crate::pool::balance::hash::{hash_bytes, hash_ip};
 use crate::pool::budget::{Budget, RetryGuard};
@@ -264,7 +265,10 @@ async fn forward(
                 return Ok(ending.finish(client, plan, clocks, answer, record));
             }
             Err(SendError { cause, sent }) => {
-                lease.backend().cells.of(worker.id).failures[cause.index()].inc();
+                attempt_failed(cells, lease.backend().cells.of(worker.id), cause);
+                if cause == Cause::BodyTooLarge {
+                    worker.shared.status.limits.count_request_body();
+                }
                 failed = Some(cause);
                 tried.add(&lease);
                 let late = clocks.overall.as_ref().is_some_and(Deadline::expired);
