@@ -94,6 +94,7 @@ fn render_one(out: &mut String, p: &Problem) -> fmt::Result {
         writeln!(out, "  {:>1$} | {2:3$}{marks}", "", number.len(), "", before)?;
     }
     if let Some(found) = &p.found {
+        let found = if found.is_empty() { "an empty text" } else { found };
         writeln!(out, "  found:   {found}")?;
     }
     if let Some(allowed) = &p.allowed {

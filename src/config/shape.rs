@@ -8,7 +8,7 @@ use serde_yaml::Value;
 use super::model::Name;
 use super::path::Path;
 use super::problems::did_you_mean;
-use super::source::{Mark, Wrong};
+use super::source::{Mark, Wrong, shorten};
 use super::spans::{Flaw, Kind, Node};
 
 /// What may stand at a place.
@@ -180,7 +180,11 @@ impl Checking {
 
     fn misfit(&mut self, node: &Node, shape: &Shape, path: &Path) {
         let (found, help) = match &node.kind {
-            Kind::Scalar { text, .. } => (text.as_str(), None),
+            Kind::Scalar { text, .. } => {
+                let list = matches!(shape, Shape::List(_));
+                let help = || format!("write it as a list: [{}]", shorten(text));
+                (text.as_str(), list.then(help))
+            }
             Kind::List(_) => ("a list", None),
             Kind::Map(entries) => ("a map", listed(shape, entries.len())),
         };

@@ -53,8 +53,30 @@ pub struct Tree {
 }
 
 impl Node {
-    /// The place of `path`: of its key for a map's entry, and of the deepest part that is there.
-    /// The value's own place is preferred where it has one.
+    /// The place of the key that `path` ends with; else what [`Node::locate`] finds.
+    pub fn locate_key(&self, path: &Path) -> Mark {
+        let mut node = self;
+        let mut mark = None;
+        for step in path.steps() {
+            (node, mark) = match (step, &node.kind) {
+                (Step::Key(key), Kind::Map(entries)) => {
+                    match entries.iter().find(|entry| entry.key == *key) {
+                        Some(entry) => (&entry.value, Some(entry.key_at)),
+                        None => return self.locate(path).0,
+                    }
+                }
+                (Step::Index(index), Kind::List(items)) => match items.get(*index) {
+                    Some(item) => (item, None),
+                    None => return self.locate(path).0,
+                },
+                _ => return self.locate(path).0,
+            };
+        }
+        mark.unwrap_or_else(|| self.locate(path).0)
+    }
+
+    /// The place of `path`: of a scalar itself, of a list or a map its key. The flag says whether it
+    /// is there at all; if not, the place is that of the deepest part that is.
     pub fn locate(&self, path: &Path) -> (Mark, bool) {
         let mut node = self;
         let mut mark = self.at;

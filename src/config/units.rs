@@ -93,7 +93,8 @@ pub(super) fn size(text: &str) -> Result<u64, Wrong> {
     }
     if unit.is_empty() {
         let wrong = Wrong::new("a size without a unit", SIZE);
-        return Err(wrong.help(format!("write {number}KiB or {number}B")));
+        let bytes = number.parse::<u64>().map_or_else(|_| format!("{number}B"), show_size);
+        return Err(wrong.help(format!("if bytes are meant, write {bytes}")));
     }
     let Some((_, factor)) = SIZE_UNITS.iter().find(|(name, _)| *name == unit) else {
         let meant = match unit.trim().to_ascii_lowercase().as_str() {

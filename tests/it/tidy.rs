@@ -9,14 +9,15 @@ use std::path::{Path, PathBuf};
 
 /// The layers, top first. A room imports what stands on a later line, and within itself. The
 /// longest name that fits counts: `health::task` is not of the layer of `health`.
-const LAYERS: [&[&str]; 11] = [
+const LAYERS: [&[&str]; 12] = [
     &["main"],
     &["cli"],
     &["app"],
     &["lifecycle", "admin"],
     &["config"],
-    &["flow", "health::task", "discover", "vip::task"],
-    &["forward", "listen", "health::probe"],
+    &["flow", "health::task", "health::record", "discover", "vip::task"],
+    &["forward", "health::probe"],
+    &["listen"],
     &["snapshot"],
     &["tls", "route", "pool", "health", "vip"],
     &["observe", "lifecycle::phase", "lifecycle::drain", "lifecycle::status", "timer", "sys"],

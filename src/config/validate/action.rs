@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
-use super::cx::Cx;
+use super::cx::{Cx, Reference};
 use super::edits::hop_by_hop;
 use super::http_words::{final_status, header_name, header_value};
 use super::words::{name, whole, word};
@@ -49,7 +49,7 @@ pub fn action(cx: &mut Cx<'_>, at: &Path, matches: &Match, choices: Choices) -> 
     let pool = choices.pool.and_then(|text| {
         let at = at.key("pool");
         let pool = cx.text(&at, Some(&text), name)?;
-        cx.references.push((at, pool.clone()));
+        cx.references.push(Reference { at, pool: pool.clone(), by_key: false });
         Some(Action::Pool(pool))
     });
     let split = choices.split.and_then(|pairs| split(cx, &at.key("split"), pairs));
@@ -63,11 +63,11 @@ fn split(cx: &mut Cx<'_>, at: &Path, pairs: raw::Pairs<String>) -> Option<Action
     let mut sound = true;
     for (key, text) in pairs.0 {
         let at = at.key(&key);
-        let pool = cx.text(&at, Some(&key), name);
+        let pool = cx.key(&at, &key, name);
         let weight = cx.text(&at, Some(&text), |text| whole(text, 0..=1_000_000));
         sound &= pool.is_some() && weight.is_some();
         if let Some((pool, weight)) = pool.zip(weight) {
-            cx.references.push((at, pool.clone()));
+            cx.references.push(Reference { at, pool: pool.clone(), by_key: true });
             shares.push((pool, weight as u32));
         }
     }
@@ -125,7 +125,7 @@ fn respond(cx: &mut Cx<'_>, at: &Path, raw: raw::Respond) -> Option<Action> {
     let mut headers = HeaderMap::new();
     for (key, text) in raw.headers.into_iter().flat_map(|pairs| pairs.0) {
         let at = at.key("headers").key(&key);
-        let name = cx.text(&at, Some(&key), |text| header_name(text).and_then(hop_by_hop));
+        let name = cx.key(&at, &key, |text| header_name(text).and_then(hop_by_hop));
         let value = cx.text(&at, Some(&text), header_value);
         if let Some((name, value)) = name.zip(value) {
             headers.append(name, value);

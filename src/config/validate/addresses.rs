@@ -64,6 +64,9 @@ pub fn backend(text: &str) -> Result<BackendHost, Wrong> {
         };
     }
     let wrong = Wrong::new("not the address of a backend", BACKEND);
+    if text.starts_with("unix:") || text.starts_with('/') {
+        return Err(wrong.help("backends are reached over TCP"));
+    }
     if let Some((scheme, rest)) = text.split_once("://") {
         let rest = rest.split('/').next().unwrap_or(rest);
         let port = match scheme {

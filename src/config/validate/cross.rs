@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
-use super::cx::Cx;
+use super::cx::{Cx, Reference};
 use crate::config::model::{BindAddr, Config, Name};
 use crate::config::path::Path;
 use crate::config::problems::did_you_mean;
@@ -16,23 +16,13 @@ pub fn check(cx: &mut Cx<'_>, config: &Config) {
         references(cx, config);
     }
     addresses(cx, config.admin.listen);
-    for pool in &config.pools {
-        let at = root.key("pools").key(pool.name.as_str());
-        let key = at.key("health_check");
-        if pool.health_check.is_none() && !cx.has(&key) {
-            let wrong = Wrong::plain("no health check: a dead backend is found only by failing");
-            let help = "for example: health_check: {http: {path: /healthz}}; or health_check: off \
-                        to say that it is meant so";
-            cx.warn(&at, wrong.help(help));
-        }
-    }
 }
 
 fn references(cx: &mut Cx<'_>, config: &Config) {
     let references = std::mem::take(&mut cx.references);
     let known: HashSet<&Name> = config.pools.iter().map(|pool| &pool.name).collect();
     let mut used = HashSet::new();
-    for (at, name) in &references {
+    for Reference { at, pool: name, by_key } in &references {
         if !known.contains(name) {
             // A pool whose name or value is wrong is there all the same, and was reported.
             if cx.has(&Path::root().key("pools").key(name.as_str())) {
@@ -47,7 +37,11 @@ fn references(cx: &mut Cx<'_>, config: &Config) {
                 n => format!("{}, ... ({n} pools)", all.collect::<Vec<_>>().join(", ")),
             };
             let wrong = Wrong::new("no pool has this name", allowed).help_if(near);
-            cx.error(at, Some(name.as_str()), wrong);
+            if *by_key {
+                cx.key_error(at, name.as_str(), wrong);
+            } else {
+                cx.error(at, Some(name.as_str()), wrong);
+            }
         } else if at.steps().first() != Path::root().key("admin").steps().first() {
             used.insert(name);
         }
@@ -70,10 +64,14 @@ fn addresses(cx: &mut Cx<'_>, admin: SocketAddr) {
         } else if let BindAddr::Tcp(address) = bind
             && collide(address, admin)
         {
-            let text = format!("the admin server listens on {admin}");
-            let wrong = Wrong::plain(text).help("choose another port here, or for admin.listen");
-            let at = if cx.has(&admin_at) { &admin_at } else { &at };
-            cx.error(at, Some(&address.to_string()), wrong);
+            let help = "choose another port here, or for the other one";
+            let (place, found, other) = if cx.has(&admin_at) {
+                (&admin_at, admin, format!("{address} ({at})"))
+            } else {
+                (&at, address, format!("{admin} (admin.listen, by default)"))
+            };
+            let wrong = Wrong::plain(format!("{other} is bound already; both cannot be had"));
+            cx.error(place, Some(&found.to_string()), wrong.help(help));
         } else {
             taken.add(bind, &at);
         }

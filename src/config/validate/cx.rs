@@ -15,6 +15,14 @@ use crate::config::raw::Texts;
 use crate::config::source::{Source, Wrong};
 use crate::config::spans::{Flaw, Node};
 
+/// A place that names a pool: as its value, or (in a split) as its key.
+#[derive(Debug)]
+pub struct Reference {
+    pub at: Path,
+    pub pool: Name,
+    pub by_key: bool,
+}
+
 /// More would help nobody; what is left out is said.
 pub const MOST_PROBLEMS: usize = 1000;
 
@@ -26,7 +34,7 @@ pub struct Cx<'a> {
     problems: Vec<Problem>,
     left_out: usize,
     /// Every place that names a pool, for `cross`.
-    pub references: Vec<(Path, Name)>,
+    pub references: Vec<Reference>,
     /// Every address that a listener binds, for `cross`.
     pub bound: Vec<(Path, BindAddr)>,
 }
@@ -56,10 +64,20 @@ impl<'a> Cx<'a> {
     /// The key `key` of the map at `at` has to be there.
     pub fn missing(&mut self, at: &Path, key: &str, example: &str) {
         // A value that did not fit was taken out and reported: then it is not missing.
-        if !self.has(&at.key(key)) {
+        if !self.has(&at.key(key)) && !self.misspelt(at, key) {
             let wrong = Wrong::plain(format!("`{key}` is missing"));
             self.error(at, None, wrong.help(format!("for example: {example}")));
         }
+    }
+
+    /// Whether `key` was reported to stand there under another name, or by a merge key.
+    fn misspelt(&self, at: &Path, key: &str) -> bool {
+        let named = format!("`{key}`");
+        let parent = at.to_string();
+        self.has(&at.key("<<"))
+            || self.problems.iter().any(|p| {
+                p.path.starts_with(&parent) && p.help.as_deref().is_some_and(|h| h.contains(&named))
+            })
     }
 
     /// Whether something stands at `at` in the text, right or wrong.
@@ -82,6 +100,22 @@ impl<'a> Cx<'a> {
                 None
             }
         }
+    }
+
+    /// As `text`, for the key that `at` ends with.
+    pub fn key<T>(
+        &mut self,
+        at: &Path,
+        key: &str,
+        read: impl FnOnce(&str) -> Result<T, Wrong>,
+    ) -> Option<T> {
+        read(key).map_err(|wrong| self.key_error(at, key, wrong)).ok()
+    }
+
+    pub fn key_error(&mut self, at: &Path, key: &str, wrong: Wrong) {
+        let at_key = self.root.locate_key(at);
+        let found = Some(key.to_owned());
+        self.flaw(Flaw { at: at_key, path: at.clone(), found, wrong });
     }
 
     /// Each item that could be read, with its place.
@@ -128,12 +162,13 @@ impl<'a> Cx<'a> {
         self.base_dir.join(path)
     }
 
-    /// In the order of the file, none twice.
+    /// In the order of the file, none twice. Beside errors there are no warnings: what is wrong was
+    /// left out, and a warning could come of that alone.
     pub fn finish(mut self) -> Vec<Problem> {
-        self.problems.sort_by(|a, b| {
-            let place = |p: &Problem| (p.line, p.column, p.severity == Severity::Warning);
-            place(a).cmp(&place(b))
-        });
+        if self.problems.iter().any(Problem::is_error) {
+            self.problems.retain(Problem::is_error);
+        }
+        self.problems.sort_by_key(|problem| (problem.line, problem.column));
         self.problems.dedup();
         if self.left_out > 0 {
             let text = format!("{} more problems are not listed", self.left_out);

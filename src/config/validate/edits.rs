@@ -27,7 +27,8 @@ const HOP_BY_HOP: [&str; 9] = [
 
 pub fn hop_by_hop(name: HeaderName) -> Result<HeaderName, Wrong> {
     if HOP_BY_HOP.contains(&name.as_str()) {
-        let text = format!("`{name}` belongs to one connection and is the proxy's own affair");
+        let text =
+            format!("`{name}` is about one message or one connection: the proxy's own affair");
         return Err(Wrong::plain(text).help("leave it out"));
     }
     Ok(name)
@@ -73,7 +74,7 @@ pub fn pairs(
     let mut list = Vec::new();
     for (key, text) in raw.into_iter().flat_map(|pairs| pairs.0) {
         let at = at.key(&key);
-        let name = cx.text(&at, Some(&key), &name);
+        let name = cx.key(&at, &key, &name);
         let value = cx.text(&at, Some(&text), header_value);
         list.extend(name.zip(value));
     }

@@ -21,7 +21,7 @@ pub fn read(cx: &mut Cx<'_>, at: &Path, raw: Option<raw::Pairs<String>>) -> Erro
     let mut pages = Vec::new();
     for (key, file) in raw.into_iter().flat_map(|pairs| pairs.0) {
         let at = at.key(&key);
-        let status = cx.text(&at, Some(&key), own_status);
+        let Some(status) = cx.key(&at, &key, own_status) else { continue };
         let path = cx.beside_the_file(&file);
         let body = cx.text(&at, Some(&file), |_| {
             page(&path).map_err(|error| {
@@ -29,7 +29,7 @@ pub fn read(cx: &mut Cx<'_>, at: &Path, raw: Option<raw::Pairs<String>>) -> Erro
                 Wrong::new(text, "a file of at most 1 MiB, relative to this one")
             })
         });
-        if let Some((status, body)) = status.zip(body) {
+        if let Some(body) = body {
             pages.push(ErrorPage { status, body, content_type: content_type(&path) });
         }
     }

@@ -2,7 +2,7 @@
 
 use serde_yaml::{Mapping, Value};
 
-use super::cx::Cx;
+use super::cx::{Cx, Reference};
 use super::words::{any_duration, or_off, size_within, whole, word};
 use super::{addresses, cross, listener, pool, timeouts};
 use crate::config::defaults;
@@ -109,7 +109,12 @@ fn admin(cx: &mut Cx<'_>, sections: &mut Mapping) -> Admin {
     let listen = cx.text(&at.key("listen"), raw.listen.as_ref(), addresses::listen);
     let at = at.key("ready_requires");
     let required = cx.each(&at, raw.ready_requires.as_ref(), super::words::name);
-    cx.references.extend(required.iter().cloned());
+    let references = required.iter().map(|(at, pool)| Reference {
+        at: at.clone(),
+        pool: pool.clone(),
+        by_key: false,
+    });
+    cx.references.extend(references);
     Admin {
         listen: listen.unwrap_or_else(default_admin),
         ready_requires: required.into_iter().map(|(_, name)| name).collect(),

@@ -78,7 +78,9 @@ pub fn setting(cx: &mut Cx<'_>, at: &Path, raw: raw::HealthCheck) -> Option<Sett
         text.parse::<IpAddr>().map_err(|_| Wrong::new("not an IP address", allowed))
     });
     let kind = http.or(tcp);
-    let kind_reported = kind.is_none() && (http_there || tcp_there);
+    // Kinds that this version does not have were reported by `shape`.
+    let later = ["tls", "grpc", "postgres", "redis"].iter().any(|kind| cx.has(&at.key(kind)));
+    let kind_reported = kind.is_none() && (http_there || tcp_there || later);
     Some(Setting::Keys(Box::new(Keys {
         kind,
         interval,

@@ -1,6 +1,6 @@
 //! One listener: its addresses, its mode, and what is done with its connections.
 
-use super::cx::Cx;
+use super::cx::{Cx, Reference};
 use super::words::{name, network, word};
 use super::{addresses, error_pages, route, shadow, timeouts};
 use crate::config::model::{Access, ErrorPages, Listener, Mode, Name, Timeouts};
@@ -107,7 +107,7 @@ fn tcp(cx: &mut Cx<'_>, at: &Path, work: Work) -> Option<Mode> {
     }
     let at = at.key("pool");
     let pool = cx.text(&at, work.pool.as_ref(), name)?;
-    cx.references.push((at, pool.clone()));
+    cx.references.push(Reference { at, pool: pool.clone(), by_key: false });
     Some(Mode::Tcp { pool })
 }
 

@@ -56,10 +56,10 @@ fn header(
     let mut list = Vec::new();
     for (key, text) in raw.into_iter().flat_map(|pairs| pairs.0) {
         let at = at.key(&key);
-        let name = cx.text(&at, Some(&key), header_name);
+        let name = cx.key(&at, &key, header_name);
         if name.as_ref() == Some(&http::header::HOST) {
             let wrong = Wrong::plain("the host has a key of its own");
-            cx.error(&at, Some(&key), wrong.help(format!("write match: {{host: {text}}}")));
+            cx.key_error(&at, &key, wrong.help(format!("write match: {{host: {text}}}")));
             continue;
         }
         let value = cx.text(&at, Some(&text), value_pattern);
@@ -78,7 +78,7 @@ fn query(
         let at = at.key(&key);
         if key.is_empty() || key.chars().any(char::is_control) {
             let wrong = Wrong::plain("not the name of a query parameter");
-            cx.error(&at, Some(&key), wrong);
+            cx.key_error(&at, &key, wrong);
             continue;
         }
         list.extend(cx.text(&at, Some(&text), value_pattern).map(|value| (key, value)));

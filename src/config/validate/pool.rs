@@ -59,6 +59,13 @@ pub fn pool(cx: &mut Cx<'_>, at: &Path, name: Name, mut raw: raw::Pool, shared: 
     let backends = raw.backends.take().map(|list| backends(cx, &at.key("backends"), list));
     let own = part(cx, at, raw);
     let health_check = health::settle(cx, at, own.health_check.as_ref(), shared);
+    let said = own.health_check.is_some() || matches!(shared.health_check, Some(Setting::Off));
+    if health_check.is_none() && !said && !cx.has(&at.key("health_check")) {
+        let wrong = Wrong::plain("no health check: a dead backend is found only by failing");
+        let help = "for example: health_check: {http: {path: /healthz}}; or health_check: off to \
+                    say that it is meant so";
+        cx.warn(at, wrong.help(help));
+    }
     let timeouts = laid_over(&own.timeouts, &shared.timeouts);
     let max_idle = own.max_idle.or(shared.max_idle).unwrap_or(defaults::KEEPALIVE.max_idle);
     let idle_timeout =

@@ -37,8 +37,9 @@ pub fn word<T: Clone>(text: &str, words: &[(&str, T)]) -> Result<T, Wrong> {
         return Ok(value.clone());
     }
     let allowed = words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
-    let near = did_you_mean(text, words.iter().map(|(word, _)| *word));
-    Err(Wrong::new("not one of the words that are known here", allowed)
+    let number = text.starts_with(|c: char| c.is_ascii_digit());
+    let near = did_you_mean(text, words.iter().map(|(word, _)| *word)).filter(|_| !number);
+    Err(Wrong::new("not one of the values that are known here", allowed)
         .help_if(near.map(|near| format!("did you mean `{near}`?"))))
 }
 

@@ -1,0 +1,186 @@
+//! What a valid configuration would run, in a page: listeners, their routes, pools, backends, and how
+//! long a dead backend can go unnoticed.
+//!
+//! Only reads the model; `check` prints it.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::config::defaults::JITTER;
+use crate::config::model::{
+    Action, Balance, Config, HashBy, HealthCheck, HostPattern, Listener, Match, Mode, PathPattern,
+    Pool, ProbeKind,
+};
+use crate::config::units::show_duration;
+
+/// Of a long list the first few, and how many more there are.
+const SHOWN: usize = 20;
+
+pub fn write(config: &Config, out: &mut dyn Write) -> io::Result<()> {
+    for item in &config.listeners {
+        listener(item, out)?;
+    }
+    for item in &config.pools {
+        pool(item, out)?;
+    }
+    let workers = config.workers.map_or("one per usable CPU".to_owned(), |n| n.to_string());
+    writeln!(out, "admin on http://{}, workers: {workers}", config.admin.listen)
+}
+
+fn listener(listener: &Listener, out: &mut dyn Write) -> io::Result<()> {
+    let binds = listener.bind.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    match &listener.mode {
+        Mode::Tcp { pool } => {
+            writeln!(out, "listener {}: tcp on {binds} -> pool {pool}", listener.name)
+        }
+        Mode::Http { routes } => {
+            writeln!(out, "listener {}: http on {binds}", listener.name)?;
+            for route in routes.iter().take(SHOWN) {
+                writeln!(out, "  {} -> {}", matching(&route.matches), action(&route.action))?;
+            }
+            more(routes.len(), "routes", out)?;
+            let open = routes.iter().any(|route| route.matches == Match::default());
+            if open { Ok(()) } else { writeln!(out, "  everything else -> 404") }
+        }
+    }
+}
+
+fn pool(pool: &Pool, out: &mut dyn Write) -> io::Result<()> {
+    let count = pool.backends.len();
+    let noun = if count == 1 { "backend" } else { "backends" };
+    writeln!(out, "pool {}: {} over {count} {noun}", pool.name, balance(&pool.balance))?;
+    for backend in pool.backends.iter().take(SHOWN) {
+        match backend.weight {
+            1 => writeln!(out, "  {}", backend.address)?,
+            weight => writeln!(out, "  {} weight {weight}", backend.address)?,
+        }
+    }
+    more(count, "backends", out)?;
+    match &pool.health_check {
+        None => writeln!(out, "  no health check: a dead backend is not taken out"),
+        Some(check) => writeln!(out, "  {}\n  {}", probe(check), detection(check)),
+    }
+}
+
+fn more(count: usize, what: &str, out: &mut dyn Write) -> io::Result<()> {
+    match count.checked_sub(SHOWN) {
+        None | Some(0) => Ok(()),
+        Some(rest) => writeln!(out, "  and {rest} more {what}"),
+    }
+}
+
+fn probe(check: &HealthCheck) -> String {
+    let interval = show_duration(check.interval);
+    match &check.kind {
+        ProbeKind::Http(http) => {
+            format!("health check: {} {} every {interval}", http.method, http.path)
+        }
+        ProbeKind::Tcp { .. } => format!("health check: tcp every {interval}"),
+    }
+}
+
+/// The worst case and how it comes about; see [`HealthCheck::worst_detection`].
+fn detection(check: &HealthCheck) -> String {
+    let worst = seconds(rounded_up(check.worst_detection()));
+    let (fall, timeout) = (check.fall, show_duration(check.timeout));
+    let share = (JITTER * 100.0).round();
+    let interval = show_duration(check.interval);
+    let mut sum = format!("interval {interval} + {share}%, then {fall} x timeout {timeout}");
+    if fall > 1 {
+        let unsettled = show_duration(check.interval_unsettled);
+        sum += &format!(", {} x interval_unsettled {unsettled} + {share}% between", fall - 1);
+    }
+    format!("a dead backend is taken out after {worst} at worst: {sum}")
+}
+
+/// `3.7s`: easier to add up than `3s700ms`.
+fn seconds(duration: Duration) -> String {
+    if duration < Duration::from_secs(1) || duration >= Duration::from_secs(60) {
+        return show_duration(duration);
+    }
+    format!("{}s", duration.as_secs_f64())
+}
+
+/// To whole milliseconds: a bound must not be shown too low.
+fn rounded_up(duration: Duration) -> Duration {
+    let ms = duration.as_nanos().div_ceil(1_000_000);
+    // A float's last digit is no millisecond: 1.1 x 1s is not 1101ms.
+    let exact = (duration.as_secs_f64() * 1000.0).round();
+    if (duration.as_secs_f64() * 1000.0 - exact).abs() < 1e-3 {
+        return Duration::from_millis(exact as u64);
+    }
+    Duration::from_millis(u64::try_from(ms).unwrap_or(u64::MAX))
+}
+
+fn matching(matches: &Match) -> String {
+    let mut parts = Vec::new();
+    let hosts = matches.host.iter().map(|host| match host {
+        HostPattern::Exact(host) => host.clone(),
+        HostPattern::Wildcard(suffix) => format!("*{suffix}"),
+    });
+    let paths = matches.path.iter().map(|path| match path {
+        PathPattern::Exact(path) => path.clone(),
+        PathPattern::Prefix(prefix) => format!("{prefix}/*"),
+    });
+    parts.extend(either(hosts.collect()));
+    parts.extend(either(paths.collect()));
+    parts.extend(matches.path_regex.as_ref().map(|pattern| format!("~ {}", pattern.0)));
+    parts.extend(either(matches.method.iter().map(ToString::to_string).collect()));
+    parts.extend(matches.header.iter().map(|(name, _)| format!("header {name}")));
+    parts.extend(matches.query.iter().map(|(name, _)| format!("query {name}")));
+    let clients = either(matches.client.iter().map(ToString::to_string).collect());
+    parts.extend(clients.map(|clients| format!("from {clients}")));
+    if parts.is_empty() { "everything else".to_owned() } else { parts.join(" ") }
+}
+
+fn either(words: Vec<String>) -> Option<String> {
+    (!words.is_empty()).then(|| words.join("|"))
+}
+
+fn action(action: &Action) -> String {
+    match action {
+        Action::Pool(pool) => format!("pool {pool}"),
+        Action::Split(shares) => {
+            let total: u64 = shares.iter().map(|(_, weight)| u64::from(*weight)).sum();
+            let share = |weight: u32| f64::from(weight) * 100.0 / total.max(1) as f64;
+            let shares = shares.iter().map(|(pool, w)| format!("pool {pool} {:.1}%", share(*w)));
+            shares.collect::<Vec<_>>().join(", ")
+        }
+        Action::Redirect { to, status } => format!("redirect {} {to}", status.as_u16()),
+        Action::Respond { status, body, .. } => {
+            format!("answer {} with {} bytes", status.as_u16(), body.len())
+        }
+    }
+}
+
+fn balance(balance: &Balance) -> String {
+    match balance {
+        Balance::RoundRobin => "round_robin".to_owned(),
+        Balance::LeastRequests => "least_requests".to_owned(),
+        Balance::PeakEwma => "peak_ewma".to_owned(),
+        Balance::Random => "random".to_owned(),
+        Balance::First => "first".to_owned(),
+        Balance::Hash(HashBy::ClientIp) => "hash by client_ip".to_owned(),
+        Balance::Hash(HashBy::Header(name)) => format!("hash by header {name}"),
+        Balance::Hash(HashBy::Cookie(name)) => format!("hash by cookie {name}"),
+        Balance::Hash(HashBy::Path) => "hash by path".to_owned(),
+    }
+}
+
+/// For `--format json`: each pool with its backends and the worst-case time to detect a dead one.
+pub fn pools_for_machines(config: &Config) -> Vec<serde_json::Value> {
+    let one = |pool: &Pool| {
+        let worst = pool
+            .health_check
+            .as_ref()
+            .map(|check| rounded_up(check.worst_detection()).as_secs_f64());
+        json!({
+            "name": pool.name.as_str(),
+            "backends": pool.backends.iter().map(|b| b.address.to_string()).collect::<Vec<_>>(),
+            "worst_detection_seconds": worst,
+        })
+    };
+    config.pools.iter().map(one).collect()
+}
