@@ -1,3 +1,6 @@
 //! The integration tests: one binary, a file per promise.
 
+mod harness;
+
+mod smoke;
 mod tidy;
