@@ -6,11 +6,19 @@
 
 #![warn(missing_debug_implementations, rust_2018_idioms)]
 
+pub mod admin;
+pub mod app;
 pub mod cli;
 pub mod config;
+pub mod flow;
+pub mod forward;
+pub mod health;
 pub mod lifecycle;
+pub mod listen;
 pub mod observe;
 pub mod outcome;
 pub mod pool;
 pub mod route;
 pub mod snapshot;
+pub mod sys;
+pub mod timer;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::config::model::{self, Config, Name};
+use crate::observe::cells::ListenerState;
 use crate::pool::Pool;
 use crate::route::{PoolId, Table};
 
@@ -30,6 +31,7 @@ pub struct Snapshot {
 pub struct Listener {
     pub config: model::Listener,
     pub work: Work,
+    pub state: Arc<ListenerState>,
 }
 
 /// What is done with a listener's connections.

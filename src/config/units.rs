@@ -19,6 +19,15 @@ const SIZE_UNITS: [(&str, u64); 4] =
 /// Ten years: longer is a slip, and shorter never overflows where durations are added up.
 const LONGEST_MS: u64 = 3650 * 86_400_000;
 
+/// The same on the command line, where 0 makes no sense.
+pub fn duration_argument(text: &str) -> Result<Duration, String> {
+    match duration(text) {
+        Ok(Duration::ZERO) => Err("must be above 0".to_owned()),
+        Ok(duration) => Ok(duration),
+        Err(_) => Err(format!("not {DURATION}")),
+    }
+}
+
 /// From `0s` to `3650d`, in whole milliseconds.
 pub(super) fn duration(text: &str) -> Result<Duration, Wrong> {
     let wrong = || Wrong::new("not a duration", DURATION);

@@ -15,6 +15,9 @@ pub enum Phase {
 }
 
 impl Phase {
+    pub const ALL: [Phase; 5] =
+        [Phase::Starting, Phase::Running, Phase::Leaving, Phase::Draining, Phase::Cutting];
+
     pub fn label(self) -> &'static str {
         match self {
             Phase::Starting => "starting",

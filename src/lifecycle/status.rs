@@ -2,8 +2,8 @@
 //!
 //! Each field has one writer, named beside it.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use tokio::sync::watch;
@@ -54,6 +54,16 @@ pub struct Limits {
     pub open_files: AtomicU64,
 }
 
+impl Limits {
+    pub fn count_request_head(&self) {
+        self.request_head.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn count_request_body(&self) {
+        self.request_body.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 impl Status {
     pub fn new(workers: usize, open_files_limit: u64) -> Status {
         let now = SystemTime::now();
@@ -73,5 +83,11 @@ impl Status {
             panics: AtomicU64::new(0),
             cut: AtomicU64::new(0),
         }
+    }
+
+    /// How the last reload went. Never held across an await.
+    pub fn reload(&self) -> MutexGuard<'_, Reload> {
+        // Whoever panicked while holding it left whole values: each field is set at once.
+        self.reload.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

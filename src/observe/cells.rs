@@ -42,6 +42,20 @@ impl Gauge {
     }
 }
 
+impl Gauge {
+    /// Counts one up until the guard is dropped.
+    pub fn while_held(&self) -> impl Drop + use<'_> {
+        struct Held<'a>(&'a Gauge);
+        impl Drop for Held<'_> {
+            fn drop(&mut self) {
+                self.0.dec();
+            }
+        }
+        self.inc();
+        Held(self)
+    }
+}
+
 /// Upper bounds in microseconds: 100 µs to 60 s, about three a decade.
 pub const BUCKETS_MICROS: [u64; 18] = [
     100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
@@ -122,12 +136,30 @@ impl ByClass {
     }
 }
 
+/// By `outcome::Cause`, in the order of its `ALL`.
+pub type ByCause = [Counter; crate::outcome::Cause::ALL.len()];
+
+/// What is known of a listener beyond its configuration: carried from snapshot to snapshot by the
+/// listener's name, so that its counters go on over a reload.
+#[derive(Debug)]
+pub struct ListenerState {
+    pub cells: PerWorker<ListenerCells>,
+}
+
+impl ListenerState {
+    pub fn new(workers: usize) -> ListenerState {
+        ListenerState { cells: PerWorker::new(workers) }
+    }
+}
+
 /// What one worker counts for one listener.
 #[derive(Debug, Default)]
 pub struct ListenerCells {
     pub connections: Counter,
     pub open: Gauge,
     pub requests: ByClass,
+    /// Requests and connections that did not end well, whoever's doing it was.
+    pub failures: ByCause,
     pub received_bytes: Counter,
     pub sent_bytes: Counter,
 }
@@ -137,6 +169,8 @@ pub struct ListenerCells {
 pub struct PoolCells {
     /// HTTP requests by the status that the client got.
     pub requests: ByClass,
+    /// HTTP requests whose answer is not whole yet.
+    pub in_progress: Gauge,
     /// TCP streams.
     pub streams: Counter,
     /// From the request's head to the last byte of its answer (TCP: the stream's whole life).
@@ -144,8 +178,10 @@ pub struct PoolCells {
     pub connect: Histogram,
     /// From the request's head to the head of the backend's answer.
     pub first_byte: Histogram,
-    /// By `outcome::Cause`, in the order of its `ALL`.
-    pub retries: [Counter; crate::outcome::Cause::ALL.len()],
+    /// Attempts that failed at a backend; see [`attempt_failed`].
+    pub failures: ByCause,
+    /// By what the attempt before failed of.
+    pub retries: ByCause,
     /// Retries that the budget refused.
     pub retry_budget_exhausted: Counter,
     /// Picks that found no serving backend.
@@ -159,19 +195,35 @@ pub struct BackendCells {
     pub requests: ByClass,
     /// Connections opened.
     pub connects: Counter,
-    /// By `outcome::Cause`, in the order of its `ALL`.
-    pub failures: [Counter; crate::outcome::Cause::ALL.len()],
+    /// Attempts that failed; see [`attempt_failed`].
+    pub failures: ByCause,
     pub received_bytes: Counter,
     pub sent_bytes: Counter,
     /// Open connections, idle ones included.
     pub open: Gauge,
 }
 
+/// Counts an attempt that failed at a backend, for the pool and for the backend: the pool's count
+/// must not fall back when a backend leaves, so it is no sum over the backends of the moment.
+pub fn attempt_failed(pool: &PoolCells, backend: &BackendCells, cause: crate::outcome::Cause) {
+    pool.failures[cause.index()].inc();
+    backend.failures[cause.index()].inc();
+}
+
+/// How many kinds of failed probes there are: `health::probe::Failure`.
+pub const PROBE_FAILURES: usize = 11;
+
 /// What the control thread counts for the probes of one backend.
 #[derive(Debug, Default)]
 pub struct ProbeCells {
     pub passed: Counter,
     pub failed: Counter,
+    /// Those that failed, by `health::probe::Failure` in the order of its `LABELS`.
+    pub failures: [Counter; PROBE_FAILURES],
+    /// Probes that say nothing of the backend: we had no socket, port or memory for them.
+    pub not_made: Counter,
+    /// Probes that had to wait, because so many were running.
+    pub waited: Counter,
     /// Changes of state, either way.
     pub changes: Counter,
     pub duration: Histogram,

@@ -2,6 +2,7 @@
 //! in-flight counts can neither leak nor go negative, whatever way a connection ends.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{BackendState, Picker};
@@ -25,6 +26,11 @@ impl Lease {
         &self.picker.pool().members[self.index].state
     }
 
+    /// The same, for what outlives the lease: a connection that is kept.
+    pub fn shared_backend(&self) -> &Arc<BackendState> {
+        &self.picker.pool().members[self.index].state
+    }
+
     pub fn picker(&self) -> &Rc<Picker> {
         &self.picker
     }
@@ -32,6 +38,12 @@ impl Lease {
     /// The member's place in its pool: what [`super::pick::Tried`] remembers.
     pub fn index(&self) -> usize {
         self.index
+    }
+
+    /// Tells the pool how long the backend took to the head of its answer, or to fail; `now_nanos` as
+    /// in [`super::pick::Ask`]. Only `peak_ewma` listens; for the others it costs one comparison.
+    pub fn observe_latency(&self, took_nanos: u64, now_nanos: u64) {
+        self.picker.pool().balance.observe_latency(self.backend(), took_nanos, now_nanos);
     }
 }
 

@@ -1,22 +1,25 @@
 //! The choice of a backend for one connection or request.
+//!
+//! Decides nothing itself: the pool's `balance` chooses, among members that serve and were not tried.
+//! A [`Picker`] belongs to one worker; what it asks for (key, randomness, time) comes in an [`Ask`].
 
-use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::balance::{Turn, View};
 use super::{Lease, Pool};
 
 /// One worker's hand on a pool: the pool as its snapshot has it, and this worker's turn in it.
 #[derive(Debug)]
 pub struct Picker {
     pool: Arc<Pool>,
-    turn: Cell<usize>,
+    turn: Turn,
 }
 
 /// What a pick needs to know of its request.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ask {
-    /// The hash of the key that the pool balances by, if it does.
+    /// The hash of the key that the pool balances by, if it does (`balance::hash`).
     pub key: Option<u64>,
     /// Random bits.
     pub draw: u64,
@@ -39,22 +42,21 @@ impl Tried {
 }
 
 impl Picker {
+    /// One a worker and snapshot: the first takes its turns from the first member on, each further
+    /// one of the same pool from one later.
     pub fn new(pool: Arc<Pool>) -> Picker {
-        Picker { pool, turn: Cell::new(0) }
+        let turn = pool.balance.turn();
+        Picker { pool, turn }
     }
 
     pub fn pool(&self) -> &Arc<Pool> {
         &self.pool
     }
 
-    /// A serving backend that was not tried yet; `None` if there is none.
-    pub fn pick(self: &Rc<Self>, _ask: Ask, tried: &Tried) -> Option<Lease> {
-        let members = &self.pool.members;
-        let start = self.turn.get();
-        self.turn.set((start + 1) % members.len().max(1));
-        (0..members.len())
-            .map(|step| (start + step) % members.len())
-            .find(|&i| members[i].state.serving() && members[i].weight > 0 && !tried.has(i))
-            .map(|i| Lease::new(self.clone(), i))
+    /// A serving backend that was not tried yet; `None` only if there is none.
+    pub fn pick(self: &Rc<Self>, ask: Ask, tried: &Tried) -> Option<Lease> {
+        let view = View { members: &self.pool.members, tried, ask };
+        let index = self.pool.balance.choose(&view, &self.turn)?;
+        Some(Lease::new(self.clone(), index))
     }
 }

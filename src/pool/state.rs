@@ -122,17 +122,12 @@ impl BackendState {
 #[derive(Debug)]
 pub struct PoolState {
     pub cells: PerWorker<PoolCells>,
-    /// Requests in progress, and those of them that are in a retry which counts against the budget.
-    pub(super) requests: Line<AtomicU32>,
+    /// Requests in a retry that counts against the budget.
     pub(super) retries: Line<AtomicU32>,
 }
 
 impl PoolState {
     pub fn new(workers: usize) -> PoolState {
-        PoolState {
-            cells: PerWorker::new(workers),
-            requests: Line::default(),
-            retries: Line::default(),
-        }
+        PoolState { cells: PerWorker::new(workers), retries: Line::default() }
     }
 }

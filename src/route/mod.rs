@@ -1,11 +1,26 @@
 //! From the head of a request to what is to be done with it: match, rewrite, edit, redirect.
 //!
 //! Pure: a [`Table`] is built once per snapshot and only reads what it is given. What was matched
-//! (the normalised path, the host in lower case without its port) is what a backend gets.
+//! (the normalised path, the host in lower case without its port) is what a backend gets. `target`
+//! and `host` make that out of what a client sent; both refuse what could be read in two ways.
+
+pub mod access;
+pub mod headers;
+pub mod host;
+mod index;
+mod matching;
+pub mod redirect;
+pub mod rewrite;
+mod split;
+mod table;
+pub mod target;
 
 use std::net::IpAddr;
 
 use http::{HeaderMap, Method};
+
+pub use split::Split;
+pub use table::{Table, UnknownPool};
 
 use crate::config::model;
 
@@ -16,21 +31,15 @@ pub struct PoolId(pub usize);
 /// What a route may look at.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
-    /// Lower case, no port, no trailing dot.
+    /// As [`host::normalise`] gives it; empty where a request has none (HTTP/1.0).
     pub host: &'a str,
-    /// Normalised.
+    /// As [`target::normalise`] gives it; or `*`, which only routes without a path match.
     pub path: &'a str,
     pub query: Option<&'a str>,
     pub method: &'a Method,
     pub headers: &'a HeaderMap,
     /// `None` on a UNIX socket.
     pub client: Option<IpAddr>,
-}
-
-/// A listener's routes; the first that matches wins.
-#[derive(Debug)]
-pub struct Table {
-    routes: Box<[Route]>,
 }
 
 #[derive(Debug)]
@@ -44,15 +53,11 @@ pub struct Route {
 pub enum Action {
     Pool(PoolId),
     Split(Split),
-    /// See the route's `config.action`.
+    /// See [`redirect::location`].
     Redirect,
     /// See the route's `config.action`.
     Respond,
 }
 
-/// A weighted choice between pools.
-#[derive(Debug)]
-pub struct Split {
-    /// Running totals of the weights.
-    totals: Box<[(u64, PoolId)]>,
-}
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,174 @@
+//! The stable text of `/readyz`: whether this process wants traffic, and with `?verbose` why.
+//!
+//! Pure: `now` comes in, the facts are read off the snapshot and the status. Scripts may rely on
+//! the first line and on the form of the lines below it; changes here are announced.
+
+use std::fmt::Write;
+use std::time::SystemTime;
+
+use crate::lifecycle::phase::Phase;
+use crate::lifecycle::status::Status;
+use crate::pool::Pool;
+use crate::snapshot::Snapshot;
+
+/// With more backends than this in the snapshot, only those that do not serve are listed.
+const LISTED_BACKENDS: usize = 1000;
+
+/// Why the process is not ready, a line each; empty if it is.
+pub fn readiness(snapshot: &Snapshot, phase: Phase) -> Vec<String> {
+    let mut why = Vec::new();
+    if phase != Phase::Running {
+        why.push(format!("phase is {}", phase.label()));
+    }
+    for name in &snapshot.config.admin.ready_requires {
+        let serving = snapshot.pool_named(name).map_or(0, |pool| pool.serving());
+        if serving == 0 {
+            why.push(format!("pool {name} has no serving backend"));
+        }
+    }
+    why
+}
+
+/// `ready` or `not ready`, and why not.
+pub fn brief(why: &[String]) -> String {
+    if why.is_empty() {
+        return "ready\n".to_owned();
+    }
+    let mut text = "not ready\n".to_owned();
+    for line in why {
+        text.push_str(line);
+        text.push('\n');
+    }
+    text
+}
+
+/// [`brief`], then phase, reload, and each pool with its backends and their reasons.
+pub fn verbose(snapshot: &Snapshot, status: &Status, now: SystemTime) -> String {
+    let phase = *status.phase.borrow();
+    let mut text = brief(&readiness(snapshot, phase));
+    text.push('\n');
+    // Writing to a String never fails.
+    let _ = writeln!(text, "version: {}", env!("CARGO_PKG_VERSION"));
+    let _ = writeln!(text, "phase: {}", phase.label());
+    reload(&mut text, snapshot, status, now);
+    let total: usize = snapshot.pools.iter().map(|pool| pool.members.len()).sum();
+    for one in &snapshot.pools {
+        pool(&mut text, one, total <= LISTED_BACKENDS);
+    }
+    text
+}
+
+fn reload(text: &mut String, snapshot: &Snapshot, status: &Status, now: SystemTime) {
+    let reload = status.reload();
+    let age = now.duration_since(reload.loaded_at).unwrap_or_default().as_secs();
+    let generation = snapshot.generation;
+    let _ = writeln!(text, "configuration: generation {generation}, loaded {age} s ago");
+    match &reload.error {
+        None => text.push_str("last reload: ok\n"),
+        Some(error) => {
+            text.push_str("last reload: failed, nothing was changed\n");
+            for line in error.lines() {
+                let _ = writeln!(text, "  {line}");
+            }
+        }
+    }
+    for change in &reload.needs_restart {
+        let _ = writeln!(text, "restart needed: {change}");
+    }
+}
+
+fn pool(text: &mut String, pool: &Pool, list_all: bool) {
+    let (name, all) = (&pool.config.name, pool.members.len());
+    let _ = write!(text, "\npool {name}: {} of {all} serving", pool.serving());
+    text.push_str(if list_all { "\n" } else { " (only the others are listed)\n" });
+    for member in &pool.members {
+        let mut reasons = member.state.reasons().map(|reason| reason.label()).peekable();
+        if reasons.peek().is_some() {
+            let _ = writeln!(
+                text,
+                "  {} {}",
+                member.state.addr,
+                reasons.collect::<Vec<_>>().join(", ")
+            );
+        } else if list_all {
+            let _ = writeln!(text, "  {} serving", member.state.addr);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::admin::tests::scene;
+    use crate::pool::Reason;
+
+    #[test]
+    fn ready_means_running_and_every_required_pool_serving() {
+        use Phase::*;
+        let cases: [(Phase, &[&str], bool, &[&str]); 7] = [
+            (Running, &[], false, &[]),
+            (Running, &[], true, &[]),
+            (Running, &["web"], false, &[]),
+            (Running, &["web"], true, &["pool web has no serving backend"]),
+            (Starting, &[], false, &["phase is starting"]),
+            (Draining, &["web"], true, &["phase is draining", "pool web has no serving backend"]),
+            (Running, &["gone"], false, &["pool gone has no serving backend"]),
+        ];
+        for (phase, required, all_down, expected) in cases {
+            let snapshot = scene().requires(required).backends(2).build();
+            for member in &snapshot.pools[0].members {
+                if all_down {
+                    member.state.set(Reason::Down);
+                }
+            }
+            let why = readiness(&snapshot, phase);
+            assert_eq!(why, expected, "{phase:?} {required:?} all down: {all_down}");
+        }
+    }
+
+    #[test]
+    fn the_verbose_text_is_stable() {
+        let snapshot = scene().requires(&["web"]).backends(3).build();
+        snapshot.pools[0].members[1].state.set(Reason::Down);
+        snapshot.pools[0].members[2].state.set(Reason::Down);
+        snapshot.pools[0].members[2].state.set(Reason::Unverified);
+        let status = Status::new(2, 1024);
+        status.phase.send_replace(Phase::Running);
+        let now = status.reload().loaded_at + Duration::from_secs(35);
+        let version = env!("CARGO_PKG_VERSION");
+        let pools = "
+pool web: 1 of 3 serving
+  10.0.0.0:80 serving
+  10.0.0.1:80 down
+  10.0.0.2:80 unverified, down
+";
+        let expected = format!(
+            "ready\n\nversion: {version}\nphase: running\n\
+             configuration: generation 7, loaded 35 s ago\nlast reload: ok\n{pools}"
+        );
+        assert_eq!(verbose(&snapshot, &status, now), expected);
+
+        status.phase.send_replace(Phase::Leaving);
+        status.reload().error = Some("a.yaml:3:1: unknown key\n  did you mean pools?".into());
+        status.reload().needs_restart.push("workers: 2 -> 4".into());
+        let expected = format!(
+            "not ready\nphase is leaving\n\nversion: {version}\nphase: leaving\n\
+             configuration: generation 7, loaded 35 s ago\n\
+             last reload: failed, nothing was changed\n  a.yaml:3:1: unknown key\n    \
+             did you mean pools?\nrestart needed: workers: 2 -> 4\n{pools}"
+        );
+        assert_eq!(verbose(&snapshot, &status, now), expected);
+    }
+
+    #[test]
+    fn with_many_backends_only_those_that_do_not_serve_are_listed() {
+        let snapshot = scene().backends(20_000).build();
+        snapshot.pools[0].members[77].state.set(Reason::Down);
+        let text = verbose(&snapshot, &Status::new(1, 0), SystemTime::now());
+        let pools = "pool web: 19999 of 20000 serving (only the others are listed)\n  \
+                     10.0.0.77:80 down\n";
+        assert!(text.ends_with(pools), "{text}");
+    }
+}

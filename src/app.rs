@@ -1,0 +1,308 @@
+//! The only wiring: builds every part, returns the bound addresses, waits, stops.
+//!
+//! The thread that starts an [`App`] is the control thread; it must run a `LocalRuntime`. Data workers
+//! are threads of their own (`flow::worker`).
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+use crate::admin;
+use crate::config::LoadError;
+use crate::config::model::{BindAddr, Config, Name};
+use crate::flow::worker::{self, Command, Shared};
+use crate::health::task::Health;
+use crate::lifecycle::phase::Phase;
+use crate::lifecycle::publish::{self, Publisher};
+use crate::lifecycle::reload::{Applier, ApplyError, Source, warn_of};
+use crate::lifecycle::resolve::Addresses;
+use crate::lifecycle::sockets::Sockets;
+use crate::lifecycle::status::Status;
+use crate::lifecycle::systemd;
+use crate::listen::Gate;
+use crate::observe::log::{self, LogError};
+use crate::sys::files;
+
+/// How often a watched file is looked at, and old snapshots are let go.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub source: Source,
+    /// Reload when the file changes.
+    pub watch: bool,
+}
+
+/// Why the process could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    #[error(
+        "cannot serve admin.listen on {0}: {1} (another process has it, or it is no address here)"
+    )]
+    Admin(SocketAddr, io::Error),
+    #[error("cannot start a data worker: {0}")]
+    Worker(io::Error),
+    #[error("cannot watch for signals: {0}")]
+    Signals(io::Error),
+}
+
+/// A running load balancer.
+#[derive(Debug)]
+pub struct App {
+    pub shared: Shared,
+    pub admin: SocketAddr,
+    applier: Applier,
+    threads: Vec<JoinHandle<()>>,
+    /// Closes when the last worker has ended.
+    ended: mpsc::Receiver<()>,
+    signals: Signals,
+    watch: bool,
+}
+
+#[derive(Debug)]
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl App {
+    /// Loads, binds, probes, and serves: when this returns, clients are accepted.
+    pub async fn start(options: Options) -> Result<App, StartError> {
+        let loaded = options.source.load()?;
+        log::init(loaded.config.log)?;
+        warn_of(&loaded);
+        let signals = Signals::new().map_err(StartError::Signals)?;
+        let config = loaded.config;
+        let open_files = files::raise_limit().unwrap_or(0);
+        let workers = config.workers.unwrap_or_else(usable_cpus);
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), workers, open_files, "starting");
+        let status = Arc::new(Status::new(workers, open_files));
+        count_panics(status.clone());
+        let gate = Gate::new(status.clone());
+        let admin_addr = config.admin.listen;
+        let fail = |error| StartError::Admin(admin_addr, error);
+        let admin_socket = TcpListener::bind(admin_addr).await.map_err(fail)?;
+        let admin = admin_socket.local_addr().map_err(fail)?;
+        let current = publish::nothing(before(&config));
+        let shared = Shared { current: current.clone(), status, gate, epoch: Instant::now() };
+        let context = admin::Context::new(current.clone(), shared.status.clone());
+        tokio::task::spawn_local(admin::serve(admin_socket, Rc::new(context)));
+        let (commands, threads, ended) = spawn_workers(&shared, workers)?;
+        let mut applier = Applier {
+            source: options.source,
+            current: current.clone(),
+            status: shared.status.clone(),
+            gate: shared.gate.clone(),
+            publisher: Publisher::new(current, workers),
+            sockets: Sockets::default(),
+            health: Health::new(),
+            workers: commands,
+            addresses: Addresses::default(),
+        };
+        applier.apply(config).await?;
+        let app = App { shared, admin, applier, threads, ended, signals, watch: options.watch };
+        app.enter(Phase::Running);
+        for (listener, bound) in app.listeners() {
+            tracing::info!(%listener, address = %bound, "listening");
+        }
+        tracing::info!(address = %app.admin, "admin listening");
+        systemd::ready();
+        Ok(app)
+    }
+
+    /// Every listener's name with its addresses in force.
+    pub fn listeners(&self) -> Vec<(Name, BindAddr)> {
+        let in_force = |(name, addr, local): (&Name, &BindAddr, Option<SocketAddr>)| {
+            (name.clone(), local.map_or_else(|| addr.clone(), BindAddr::Tcp))
+        };
+        let mut list: Vec<_> = self.applier.sockets.list().map(in_force).collect();
+        list.sort();
+        list
+    }
+
+    /// Runs until a signal ends the process. True if everything was drained, nothing cut.
+    pub async fn run(mut self) -> bool {
+        let mut watched = self.watch.then(|| self.fingerprint());
+        loop {
+            tokio::select! {
+                biased;
+                told = self.signals.next() => {
+                    if told == Told::Stop || self.reload_or_stop().await {
+                        break;
+                    }
+                    watched = self.watch.then(|| self.fingerprint());
+                }
+                () = sleep(HOUSEKEEPING) => {
+                    self.applier.publisher.drop_retired();
+                    if self.watch {
+                        let now = self.fingerprint();
+                        if watched.replace(now) != Some(now) && self.reload_or_stop().await {
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+        self.stop().await
+    }
+
+    /// True if a signal to stop came in the middle.
+    async fn reload_or_stop(&mut self) -> bool {
+        systemd::reloading();
+        let stopped = tokio::select! {
+            biased;
+            () = self.signals.stop() => true,
+            () = self.applier.reload() => false,
+        };
+        systemd::ready();
+        stopped
+    }
+
+    /// What a watched file holds, as far as a change can be told by it; 0 if it cannot be read.
+    fn fingerprint(&self) -> u64 {
+        match &self.applier.source {
+            Source::File(path) => {
+                std::fs::read(path).map_or(0, |text| crate::pool::balance::hash::hash_bytes(&text))
+            }
+            Source::Text { .. } => 0,
+        }
+    }
+
+    async fn stop(mut self) -> bool {
+        let config = self.shared.current.load_full().config.clone();
+        systemd::stopping();
+        self.enter(Phase::Leaving);
+        tracing::info!(delay = ?config.shutdown_delay, "stopping");
+        let mut cut = tokio::select! {
+            () = sleep(config.shutdown_delay) => false,
+            () = self.signals.stop() => true,
+        };
+        self.enter(Phase::Draining);
+        self.applier.health.stop();
+        self.applier.sockets.close();
+        self.tell_workers(|| Command::Drain);
+        if !cut {
+            tracing::info!(timeout = ?config.drain_timeout, "draining");
+            cut = tokio::select! {
+                _ = self.ended.recv() => false,
+                () = sleep(config.drain_timeout) => true,
+                () = self.signals.stop() => true,
+            };
+        }
+        if cut {
+            self.enter(Phase::Cutting);
+            self.tell_workers(|| Command::Cut);
+            self.ended.recv().await;
+        }
+        for thread in self.threads.drain(..) {
+            // A worker that panicked was logged by the hook.
+            let _ = thread.join();
+        }
+        let cut = self.shared.status.cut.load(Ordering::Relaxed);
+        tracing::info!(cut, "stopped");
+        cut == 0
+    }
+
+    fn enter(&self, phase: Phase) {
+        self.shared.status.phase.send_replace(phase);
+    }
+
+    fn tell_workers(&self, command: impl Fn() -> Command) {
+        for worker in &self.applier.workers {
+            // A worker that has ended needs no telling.
+            let _ = worker.send(command());
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Stop,
+    Reload,
+}
+
+impl Signals {
+    fn new() -> io::Result<Signals> {
+        Ok(Signals {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> Told {
+        tokio::select! {
+            biased;
+            _ = self.terminate.recv() => Told::Stop,
+            _ = self.interrupt.recv() => Told::Stop,
+            _ = self.hangup.recv() => Told::Reload,
+        }
+    }
+
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// The configuration of the empty snapshot: nothing to serve, and what only a restart can change.
+fn before(config: &Config) -> Config {
+    Config { listeners: Vec::new(), pools: Vec::new(), ..config.clone() }
+}
+
+type Workers = (Vec<mpsc::UnboundedSender<Command>>, Vec<JoinHandle<()>>, mpsc::Receiver<()>);
+
+fn spawn_workers(shared: &Shared, workers: usize) -> Result<Workers, StartError> {
+    let (running, ended) = mpsc::channel(1);
+    let mut senders = Vec::new();
+    let mut threads = Vec::new();
+    for id in 0..workers {
+        let (sender, commands) = mpsc::unbounded_channel();
+        let (shared, running) = (shared.clone(), running.clone());
+        let thread = std::thread::Builder::new()
+            .name(format!("worker-{id}"))
+            .spawn(move || {
+                let _running = running;
+                if let Err(error) = worker::run(id, shared, commands) {
+                    tracing::error!(id, %error, "a data worker could not start");
+                }
+            })
+            .map_err(StartError::Worker)?;
+        senders.push(sender);
+        threads.push(thread);
+    }
+    Ok((senders, threads, ended))
+}
+
+/// CPUs that this process may use: affinity and cgroup quota included.
+fn usable_cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// A panic ends one connection's task, never the process; here it is counted and logged.
+fn count_panics(status: Arc<Status>) {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        status.panics.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(%panic, "a panic: this is a bug in evenkeel");
+        print(panic);
+    }));
+}

@@ -1,0 +1,71 @@
+//! A worker's kept-alive backend connections at rest, last in first out.
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+
+use super::BackendConn;
+use crate::timer::TICK;
+
+/// By backend id. Time is the worker's tick count.
+#[derive(Debug, Default)]
+pub struct Idle(RefCell<FxHashMap<u64, Vec<Resting>>>);
+
+#[derive(Debug)]
+struct Resting {
+    conn: BackendConn,
+    since: u64,
+    until: u64,
+}
+
+/// A request that must not be sent twice takes only a connection idle for less than this, and
+/// found live that very moment.
+const FRESH: Duration = Duration::from_secs(1);
+
+impl Idle {
+    /// Keeps a connection for `keep`, unless `most` of this backend's rest here already.
+    pub fn put(&self, backend: u64, conn: BackendConn, now: u64, keep: Duration, most: usize) {
+        let mut map = self.0.borrow_mut();
+        let resting = map.entry(backend).or_default();
+        let ticks = (keep.as_nanos() / TICK.as_nanos()) as u64;
+        if resting.len() < most && ticks > 0 {
+            resting.push(Resting { conn, since: now, until: now + ticks });
+        }
+    }
+
+    /// The connection that came last and still lives. `careful`: for a request that can be sent
+    /// only once.
+    pub fn take(&self, backend: u64, now: u64, careful: bool) -> Option<BackendConn> {
+        let mut map = self.0.borrow_mut();
+        let resting = map.get_mut(&backend)?;
+        while let Some(mut found) = resting.pop() {
+            let old = now.saturating_sub(found.since) >= ticks(FRESH);
+            if found.until <= now || (careful && old) {
+                // All below it are older still; the sweep drops them.
+                return None;
+            }
+            if if careful { found.conn.is_live() } else { found.conn.is_ready() } {
+                return Some(found.conn);
+            }
+        }
+        None
+    }
+
+    /// Drops what has rested long enough or was closed by its backend.
+    pub fn sweep(&self, now: u64) {
+        self.0.borrow_mut().retain(|_, resting| {
+            resting.retain_mut(|found| found.until > now && found.conn.is_ready());
+            !resting.is_empty()
+        });
+    }
+
+    /// Drops everything: the worker stops.
+    pub fn clear(&self) {
+        self.0.borrow_mut().clear();
+    }
+}
+
+fn ticks(duration: Duration) -> u64 {
+    (duration.as_nanos() / TICK.as_nanos()) as u64
+}

@@ -1,0 +1,98 @@
+//! A stream that tells a counter of every byte, for hyper to read and write.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Hears of the bytes of one connection.
+pub trait Count<S> {
+    fn received(&self, bytes: usize);
+    fn sent(&self, bytes: usize);
+
+    /// Asked before each read: a chance to end a connection that is known to be dead.
+    fn before_read(&self, _stream: &S) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What hyper gets.
+pub type HyperIo<S, C> = TokioIo<Counted<S, C>>;
+
+#[derive(Debug)]
+pub struct Counted<S, C> {
+    stream: S,
+    count: C,
+    /// Bytes that were read ahead to tell the protocol; handed out first.
+    ahead: Bytes,
+}
+
+impl<S, C> Counted<S, C> {
+    pub fn new(stream: S, count: C, ahead: Bytes) -> HyperIo<S, C> {
+        TokioIo::new(Counted { stream, count, ahead })
+    }
+
+    /// The stream; its counter, which may end with it, goes.
+    pub fn into_stream(self) -> S {
+        self.stream
+    }
+}
+
+impl<S: AsyncRead + Unpin, C: Count<S> + Unpin> AsyncRead for Counted<S, C> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.ahead.is_empty() {
+            let n = this.ahead.len().min(buf.remaining());
+            buf.put_slice(&this.ahead.split_to(n));
+            return Poll::Ready(Ok(()));
+        }
+        this.count.before_read(&this.stream)?;
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        this.count.received(buf.filled().len() - before);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin, C: Count<S> + Unpin> AsyncWrite for Counted<S, C> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let n = ready!(Pin::new(&mut this.stream).poll_write(cx, buf))?;
+        this.count.sent(n);
+        Poll::Ready(Ok(n))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let n = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, bufs))?;
+        this.count.sent(n);
+        Poll::Ready(Ok(n))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

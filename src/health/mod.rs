@@ -1,0 +1,23 @@
+//! Active health checks: whether each backend serves, asked over and over on the control thread.
+//!
+//! The story: `task` keeps one loop per probed backend. A loop waits as `schedule` says, makes one
+//! `probe`, and hands the verdict to the backend's `task::record`, where `hysteresis` decides whether
+//! that changes its state. Only the record writes the bits `unverified` and `down`, the log event and the
+//! metric of a change. Data workers never wait for any of it: they read the bits.
+//!
+//! A new backend is `unverified` until its first verdict, which settles it at once; `apply` before a
+//! swap and wait for [`task::Settled`], and no client meets a dead backend.
+
+pub mod hysteresis;
+pub mod probe;
+pub mod schedule;
+pub mod task;
+
+#[cfg(test)]
+mod tests;
+
+/// What a seeded simulation starts from; `EVENKEEL_SEED` replays one.
+#[cfg(test)]
+fn seed() -> u64 {
+    std::env::var("EVENKEEL_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(42)
+}

@@ -1,0 +1,136 @@
+//! One probe: one attempt on a fresh connection, bounded in time, that yields a verdict with a reason.
+//!
+//! It decides nothing about states and keeps nothing between attempts. What to ask comes from the
+//! configuration's `health_check`. One file per kind of probe; all of them connect and part here.
+
+pub mod failure;
+pub mod http;
+mod search;
+pub mod tcp;
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+
+pub use failure::Failure;
+
+use crate::config::model::{HealthCheck, ProbeKind};
+use crate::forward::connect::connect;
+use crate::pool::BackendAddr;
+
+/// Sent as `user-agent`, so that a backend's log tells probes from clients.
+pub const USER_AGENT: &str = concat!("evenkeel/", env!("CARGO_PKG_VERSION"), " probe");
+
+/// So much of an answer is read, and no more.
+const ANSWER_BYTES: usize = 64 * 1024;
+
+/// How long a backend may take to close its side after a good probe.
+const PARTING: Duration = Duration::from_secs(1);
+
+/// What one probe says.
+#[derive(Debug)]
+pub enum Verdict {
+    Pass,
+    Fail(Failure),
+    /// No socket, port or memory was left on our side. Says nothing of the backend: running out of
+    /// file descriptors must not take every backend out of service.
+    NotMade(io::Error),
+}
+
+/// Makes probes: the network, or a script in a test.
+pub trait Prober: 'static {
+    /// Must end soon after `check.timeout`; dropping it ends it at once.
+    fn probe(
+        &self,
+        check: &HealthCheck,
+        backend: BackendAddr,
+    ) -> impl Future<Output = Verdict> + 'static;
+}
+
+/// Probes over real sockets.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Network;
+
+impl Prober for Network {
+    fn probe(
+        &self,
+        check: &HealthCheck,
+        backend: BackendAddr,
+    ) -> impl Future<Output = Verdict> + 'static {
+        let target = target(check, backend);
+        let deadline = Instant::now() + check.timeout;
+        let kind = check.kind.clone();
+        async move {
+            let stream = match timeout_at(deadline, connect(BackendAddr(target))).await {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(error)) if is_ours(&error) => return Verdict::NotMade(error),
+                Ok(Err(error)) => return Verdict::Fail(Failure::from_connect(&error)),
+                Err(_) => return Verdict::Fail(Failure::ConnectTimeout),
+            };
+            let exchange = async {
+                match &kind {
+                    ProbeKind::Http(ask) => http::exchange(stream, target, ask).await,
+                    ProbeKind::Tcp { send, expect } => {
+                        tcp::exchange(stream, send.as_deref(), expect.as_deref()).await
+                    }
+                }
+            };
+            match timeout_at(deadline, exchange).await {
+                Ok(Ok(())) => Verdict::Pass,
+                Ok(Err(failure)) => Verdict::Fail(failure),
+                Err(_) => Verdict::Fail(Failure::Timeout),
+            }
+        }
+    }
+}
+
+/// The backend, unless the check names another address or port.
+fn target(check: &HealthCheck, backend: BackendAddr) -> SocketAddr {
+    let BackendAddr(addr) = backend;
+    SocketAddr::new(check.address.unwrap_or(addr.ip()), check.port.unwrap_or(addr.port()))
+}
+
+/// Whether a connection could not even be tried for want of something on this side.
+fn is_ours(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::EMFILE
+                | libc::ENFILE
+                | libc::ENOBUFS
+                | libc::ENOMEM
+                | libc::EADDRNOTAVAIL
+                | libc::EAGAIN
+        )
+    )
+}
+
+/// Reads on until the backend has closed, so that closing here does not reset the connection, which
+/// some servers log as an error. Gives up after [`PARTING`] or [`ANSWER_BYTES`]: nothing waits for it.
+///
+/// Who closes first keeps the port in TIME_WAIT for a minute. HTTP backends do, as `connection: close`
+/// asks them to. After a TCP probe it is us: a bare connection ends by our FIN, because a reset (the
+/// way round TIME_WAIT) looks like a failure to the backend. That leaves 60 s / `interval` entries of
+/// some 250 bytes a backend, each backend with ports of its own: 30 at the default, no storm.
+async fn part(mut stream: TcpStream) {
+    let read_on = async {
+        let mut space = [0; 2048];
+        let mut read = 0;
+        while read < ANSWER_BYTES {
+            match stream.read(&mut space).await {
+                Ok(0) | Err(_) => return,
+                Ok(more) => read += more,
+            }
+        }
+    };
+    // Late or not: the stream is closed at the end of this function.
+    let _ = timeout(PARTING, read_on).await;
+}
+
+#[cfg(test)]
+mod tests;

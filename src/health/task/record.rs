@@ -1,0 +1,158 @@
+//! What the health room knows of one backend, and the only writer of its bits `unverified` and `down`.
+//!
+//! A change of state is one log event, one metric and the bits, together, here and nowhere else.
+//! Verdicts come from `task`'s loops, on the control thread.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::config::model::Initial;
+use crate::health::hysteresis::{Hysteresis, State, Thresholds};
+use crate::health::probe::Verdict;
+use crate::pool::{BackendState, Reason};
+
+/// Kept as long as the backend is in use anywhere, probed at the moment or not.
+#[derive(Debug)]
+pub struct Record {
+    backend: Arc<BackendState>,
+    hysteresis: Hysteresis,
+    /// When its state last changed.
+    since: Instant,
+    /// Who waits for the first verdict; `None` once it (or what counts in its place) is there.
+    waiting: Option<Vec<Waiting>>,
+}
+
+/// Dropped when what it waits for has come: see [`super::Settled`].
+pub type Waiting = mpsc::Sender<()>;
+
+impl Record {
+    /// A backend that nothing is known of: it does not serve before its first verdict, unless it is
+    /// `in_use` already (a health check was added): then it goes on until a verdict says otherwise.
+    pub fn new(backend: Arc<BackendState>, in_use: bool) -> Record {
+        let state = if in_use { State::Up } else { State::Unverified };
+        let hysteresis = Hysteresis::new(state);
+        let waiting = Some(Vec::new());
+        let record = Record { backend, hysteresis, since: Instant::now(), waiting };
+        record.write_bits();
+        record
+    }
+
+    /// No verdict yet, and nothing has been put in its place.
+    pub fn settling(&self) -> bool {
+        self.waiting.is_some()
+    }
+
+    /// Keeps `waiting` until the backend has settled; drops it at once if it has.
+    pub fn wait(&mut self, waiting: Waiting) {
+        if let Some(all) = &mut self.waiting {
+            all.push(waiting);
+        }
+    }
+
+    /// Probes have stopped: nobody is to wait for them.
+    pub fn stopped(&mut self) {
+        if let Some(all) = &mut self.waiting {
+            all.clear();
+        }
+    }
+
+    pub fn unsettled(&self) -> bool {
+        self.hysteresis.unsettled()
+    }
+
+    /// Takes the verdict of one probe that took so long.
+    pub fn judge(&mut self, verdict: &Verdict, took: Duration, thresholds: Thresholds) {
+        let cells = &self.backend.probes;
+        let (passed, needed, word) = match verdict {
+            Verdict::Pass => {
+                cells.passed.inc();
+                (true, thresholds.rise, "passed")
+            }
+            Verdict::Fail(failure) => {
+                cells.failed.inc();
+                cells.failures[failure.index()].inc();
+                (false, thresholds.fall, "failed")
+            }
+            Verdict::NotMade(error) => {
+                cells.not_made.inc();
+                tracing::debug!(
+                    pool = %self.backend.pool, backend = %self.backend.addr, %error,
+                    "a probe could not be made"
+                );
+                return;
+            }
+        };
+        cells.duration.observe(took);
+        let first = !self.hysteresis.judged();
+        let former = self.hysteresis.state();
+        if let Some(state) = self.hysteresis.judge(passed, thresholds) {
+            let mut reason = match first || needed == 1 {
+                true => format!("a probe {word}"),
+                false => format!("{needed} probes in a row {word}"),
+            };
+            if let Verdict::Fail(failure) = verdict {
+                reason = format!("{reason}: {failure}");
+            }
+            self.changed(former, state, &reason);
+        }
+        // After the bits: who waits goes on to use the backend.
+        self.waiting = None;
+    }
+
+    /// There was no verdict in time.
+    pub fn assume(&mut self, initial: Initial) {
+        let former = self.hysteresis.state();
+        let state = match initial {
+            Initial::Up => State::Up,
+            Initial::Down => State::Down,
+        };
+        if former == State::Unverified && self.hysteresis.assume(state).is_some() {
+            self.changed(former, state, "no verdict in time: `initial` counts");
+        }
+        self.waiting = None;
+    }
+
+    /// Makes the bits agree with what is known, after a time without probes.
+    pub fn write_bits(&self) {
+        // Sets before it clears: in between, the backend must not seem to serve.
+        match self.hysteresis.state() {
+            State::Unverified => {
+                self.backend.set(Reason::Unverified);
+                self.backend.clear(Reason::Down);
+            }
+            State::Down => {
+                self.backend.set(Reason::Down);
+                self.backend.clear(Reason::Unverified);
+            }
+            State::Up => self.clear_bits(),
+        }
+    }
+
+    /// The backend is in a pool without a health check: nothing it knew keeps it from serving.
+    pub fn clear_bits(&self) {
+        self.backend.clear(Reason::Down);
+        self.backend.clear(Reason::Unverified);
+    }
+
+    fn changed(&mut self, former: State, state: State, reason: &str) {
+        self.write_bits();
+        self.backend.probes.changes.inc();
+        let (pool, backend) = (&self.backend.pool, self.backend.addr);
+        let now = Instant::now();
+        let lasted = now - std::mem::replace(&mut self.since, now);
+        let former = former.label();
+        match state {
+            State::Down => tracing::warn!(
+                %pool, %backend, reason, former, lasted_ms = lasted.as_millis() as u64,
+                "backend is down"
+            ),
+            State::Up | State::Unverified => tracing::info!(
+                %pool, %backend, reason, former, lasted_ms = lasted.as_millis() as u64,
+                "backend is up"
+            ),
+        }
+    }
+}

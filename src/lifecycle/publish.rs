@@ -1,0 +1,150 @@
+//! Builds snapshots, and is the only writer of the one in force.
+//!
+//! What is known of a listener, a pool or a backend is found again by its name or address and carried
+//! over; what is no longer in any snapshot is forgotten. Old snapshots are dropped here, on the
+//! control thread, once no worker uses them.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Weak};
+
+use crate::config::model::{self, Config, Mode, Name};
+use crate::observe::cells::ListenerState;
+use crate::pool::{BackendAddr, BackendState, Member, Pool, PoolState};
+use crate::route::{PoolId, Table, UnknownPool};
+use crate::snapshot::{Current, Listener, Snapshot, Work};
+
+use super::resolve::Addresses;
+
+#[derive(Debug)]
+pub struct Publisher {
+    current: Arc<Current>,
+    workers: usize,
+    retired: Vec<Arc<Snapshot>>,
+    listeners: Known<Name, ListenerState>,
+    pools: Known<Name, PoolState>,
+    backends: Known<(Name, BackendAddr), BackendState>,
+}
+
+/// States that some snapshot, old or new, still holds.
+type Known<K, V> = HashMap<K, Weak<V>>;
+
+/// The empty snapshot that a process begins with, before its first configuration is in force.
+pub fn nothing(config: Config) -> Arc<Current> {
+    Arc::new(Current::new(Arc::new(Snapshot {
+        generation: 0,
+        config: Arc::new(config),
+        listeners: Box::default(),
+        pools: Box::default(),
+    })))
+}
+
+impl Publisher {
+    pub fn new(current: Arc<Current>, workers: usize) -> Publisher {
+        Publisher {
+            current,
+            workers,
+            retired: Vec::new(),
+            listeners: Known::new(),
+            pools: Known::new(),
+            backends: Known::new(),
+        }
+    }
+
+    /// The snapshot that `config` makes. Fails only where a route names a pool that does not exist,
+    /// which `config::validate` has ruled out.
+    pub fn build(
+        &mut self,
+        config: Config,
+        addresses: &Addresses,
+    ) -> Result<Arc<Snapshot>, UnknownPool> {
+        let before = self.current.load_full();
+        let pools: Box<[Arc<Pool>]> =
+            config.pools.iter().map(|pool| self.pool(pool, addresses, &before)).collect();
+        let ids: HashMap<&Name, PoolId> =
+            config.pools.iter().enumerate().map(|(i, pool)| (&pool.name, PoolId(i))).collect();
+        let find = |name: &Name| ids.get(name).copied();
+        let listeners = config
+            .listeners
+            .iter()
+            .map(|listener| {
+                let work = match &listener.mode {
+                    Mode::Http { routes } => Work::Http(Table::new(routes, &find)?),
+                    Mode::Tcp { pool } => {
+                        Work::Tcp(find(pool).ok_or_else(|| UnknownPool(pool.clone()))?)
+                    }
+                };
+                let workers = self.workers;
+                let state = carry(&mut self.listeners, listener.name.clone(), || {
+                    ListenerState::new(workers)
+                });
+                Ok(Arc::new(Listener { config: listener.clone(), work, state }))
+            })
+            .collect::<Result<_, UnknownPool>>()?;
+        Ok(Arc::new(Snapshot {
+            generation: before.generation + 1,
+            config: Arc::new(config),
+            listeners,
+            pools,
+        }))
+    }
+
+    fn pool(
+        &mut self,
+        config: &model::Pool,
+        addresses: &Addresses,
+        before: &Snapshot,
+    ) -> Arc<Pool> {
+        let workers = self.workers;
+        let mut members: Vec<Member> = Vec::with_capacity(config.backends.len());
+        for backend in &config.backends {
+            for &addr in addresses.of(&backend.address) {
+                let (pool, addr) = (config.name.clone(), BackendAddr(addr));
+                // Two names of one address are one backend.
+                if members.iter().any(|member| member.state.addr == addr) {
+                    continue;
+                }
+                let state = carry(&mut self.backends, (pool.clone(), addr), || {
+                    BackendState::new(pool, addr, workers)
+                });
+                members.push(Member { state, weight: backend.weight.into() });
+            }
+        }
+        let same = before.pool_named(&config.name).filter(|old| {
+            let pairs = old.members.iter().zip(&members);
+            old.config == *config
+                && old.members.len() == members.len()
+                && pairs.into_iter().all(|(a, b)| Arc::ptr_eq(&a.state, &b.state))
+        });
+        if let Some(same) = same {
+            return same.clone();
+        }
+        let state = carry(&mut self.pools, config.name.clone(), || PoolState::new(workers));
+        Arc::new(Pool::new(config.clone(), members.into(), state))
+    }
+
+    /// Puts a snapshot in force: one swap.
+    pub fn publish(&mut self, snapshot: Arc<Snapshot>) {
+        self.retired.push(self.current.swap(snapshot));
+    }
+
+    /// Drops the old snapshots that no worker uses any more.
+    pub fn drop_retired(&mut self) {
+        let before = self.retired.len();
+        self.retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
+        if self.retired.len() < before {
+            self.listeners.retain(|_, state| state.strong_count() > 0);
+            self.pools.retain(|_, state| state.strong_count() > 0);
+            self.backends.retain(|_, state| state.strong_count() > 0);
+        }
+    }
+}
+
+fn carry<K: Hash + Eq, V>(known: &mut Known<K, V>, key: K, new: impl FnOnce() -> V) -> Arc<V> {
+    if let Some(state) = known.get(&key).and_then(Weak::upgrade) {
+        return state;
+    }
+    let state = Arc::new(new());
+    known.insert(key, Arc::downgrade(&state));
+    state
+}

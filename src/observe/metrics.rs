@@ -1,0 +1,365 @@
+//! Every metric of the product: its name, type, labels, meaning, and where its value comes from.
+//!
+//! A table and nothing else. `admin::collector` walks it at each scrape, `docs/metrics.md` repeats
+//! it (a test holds the two together). Labels are closed sets: names of the configuration, and the
+//! words of `outcome` and `pool`. Histograms are per pool and only counters per backend, so that
+//! 10,000 backends stay a scrape one can afford.
+
+use super::cells::{
+    BackendCells, ByCause, ByClass, Histogram, ListenerCells, PoolCells, ProbeCells,
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+impl Kind {
+    /// The word of the exposition format and of the documents.
+    pub fn label(self) -> &'static str {
+        match self {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub labels: &'static [&'static str],
+    pub help: &'static str,
+    pub from: Source,
+}
+
+/// Where a value comes from. Cells are summed over the workers.
+#[derive(Clone, Copy, Debug)]
+pub enum Source {
+    Listener(fn(&ListenerCells) -> u64),
+    /// Every class, from the start.
+    ListenerClasses(fn(&ListenerCells) -> &ByClass),
+    /// Every cause, from the start.
+    ListenerCauses(fn(&ListenerCells) -> &ByCause),
+    Pool(fn(&PoolCells) -> u64),
+    /// Every class, from the start.
+    PoolClasses(fn(&PoolCells) -> &ByClass),
+    /// Every cause that allows a retry, from the start.
+    PoolRetries(fn(&PoolCells) -> &ByCause),
+    PoolTimes(fn(&PoolCells) -> &Histogram),
+    /// Every cause that is a backend's doing, from the start.
+    PoolFailures(fn(&PoolCells) -> &ByCause),
+    /// The sum over the pool's backends; only for pools with a health check.
+    ProbeTimes(fn(&ProbeCells) -> &Histogram),
+    Backend(fn(&BackendCells) -> u64),
+    /// 2xx and 5xx from the start, any other class once there is one.
+    BackendClasses(fn(&BackendCells) -> &ByClass),
+    /// Only causes that are a backend's doing, once there is one.
+    BackendCauses(fn(&BackendCells) -> &ByCause),
+    /// Passed and failed; only for pools with a health check.
+    BackendProbes(fn(&ProbeCells, Verdict) -> u64),
+    /// Only for pools with a health check.
+    BackendProbe(fn(&ProbeCells) -> u64),
+    /// What a pool of the current snapshot is, beyond its cells.
+    PoolState(PoolFact),
+    /// What a backend of the current snapshot is, beyond its cells.
+    BackendState(BackendFact),
+    /// Of the process as a whole.
+    Process(ProcessFact),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Passed,
+    Failed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PoolFact {
+    Backends,
+    Serving,
+    /// Every reason, from the start.
+    Reasons,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackendFact {
+    InFlight,
+    Weight,
+    Serving,
+    /// A series, always 1, for each reason that is set: at most a few while all is well.
+    Reasons,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProcessFact {
+    BuildInfo,
+    Ready,
+    Phase,
+    Workers,
+    WorkerPanics,
+    OpenConnections,
+    ConnectionsCut,
+    LimitHits,
+    LimitValues,
+    Reloads,
+    LastReloadSuccessful,
+    LastReloadSuccessTime,
+    Generation,
+    AwaitingRestart,
+    ScrapeSeconds,
+    CpuSeconds,
+    ResidentBytes,
+    OpenFiles,
+    MaxFiles,
+    StartTime,
+}
+
+const fn counter(
+    name: &'static str,
+    labels: &'static [&'static str],
+    from: Source,
+    help: &'static str,
+) -> Metric {
+    Metric { name, kind: Kind::Counter, labels, help, from }
+}
+
+const fn gauge(
+    name: &'static str,
+    labels: &'static [&'static str],
+    from: Source,
+    help: &'static str,
+) -> Metric {
+    Metric { name, kind: Kind::Gauge, labels, help, from }
+}
+
+const fn histogram(
+    name: &'static str,
+    labels: &'static [&'static str],
+    from: Source,
+    help: &'static str,
+) -> Metric {
+    Metric { name, kind: Kind::Histogram, labels, help, from }
+}
+
+use BackendFact as B;
+use ProcessFact as P;
+use Source::*;
+
+/// In the order of a scrape. One metric is three lines: this is a table to be read.
+#[rustfmt::skip]
+pub const ALL: &[Metric] = &[
+    // Listeners
+    counter("evenkeel_listener_connections_total", &["listener"],
+        Listener(|c| c.connections.get()),
+        "Client connections accepted."),
+    gauge("evenkeel_listener_open_connections", &["listener"],
+        Listener(|c| c.open.get()),
+        "Client connections open now."),
+    counter("evenkeel_listener_requests_total", &["listener", "class"],
+        ListenerClasses(|c| &c.requests),
+        "HTTP requests by the status class that the client got; none: it left first."),
+    counter("evenkeel_listener_failures_total", &["listener", "cause"],
+        ListenerCauses(|c| &c.failures),
+        "Requests and connections that did not end well, by cause."),
+    counter("evenkeel_listener_received_bytes_total", &["listener"],
+        Listener(|c| c.received_bytes.get()),
+        "Bytes received from clients."),
+    counter("evenkeel_listener_sent_bytes_total", &["listener"],
+        Listener(|c| c.sent_bytes.get()),
+        "Bytes sent to clients."),
+    // Pools
+    gauge("evenkeel_pool_backends", &["pool"],
+        PoolState(PoolFact::Backends),
+        "Backends in the pool."),
+    gauge("evenkeel_pool_serving_backends", &["pool"],
+        PoolState(PoolFact::Serving),
+        "Backends that no reason keeps from serving."),
+    gauge("evenkeel_pool_backends_by_reason", &["pool", "reason"],
+        PoolState(PoolFact::Reasons),
+        "Backends that this reason keeps from serving; one may have several."),
+    counter("evenkeel_pool_requests_total", &["pool", "class"],
+        PoolClasses(|c| &c.requests),
+        "HTTP requests by the status class that the client got; none: it left first."),
+    gauge("evenkeel_pool_requests_in_progress", &["pool"],
+        Pool(|c| c.in_progress.get()),
+        "HTTP requests whose answer is not whole yet; what the retry budget is a share of."),
+    counter("evenkeel_pool_streams_total", &["pool"],
+        Pool(|c| c.streams.get()),
+        "TCP streams."),
+    histogram("evenkeel_pool_request_duration_seconds", &["pool"],
+        PoolTimes(|c| &c.duration),
+        "From a request's head to the last byte of its answer; TCP: a stream's whole life."),
+    histogram("evenkeel_pool_connect_duration_seconds", &["pool"],
+        PoolTimes(|c| &c.connect),
+        "Time to make a connection to a backend."),
+    histogram("evenkeel_pool_first_byte_duration_seconds", &["pool"],
+        PoolTimes(|c| &c.first_byte),
+        "From a request's head to the head of the backend's answer."),
+    counter("evenkeel_pool_failures_total", &["pool", "cause"],
+        PoolFailures(|c| &c.failures),
+        "Attempts that failed at a backend, by cause."),
+    counter("evenkeel_pool_retries_total", &["pool", "cause"],
+        PoolRetries(|c| &c.retries),
+        "Further attempts, by the cause that the attempt before failed of."),
+    counter("evenkeel_pool_retry_budget_exhausted_total", &["pool"],
+        Pool(|c| c.retry_budget_exhausted.get()),
+        "Retries that the budget refused."),
+    counter("evenkeel_pool_none_serving_total", &["pool"],
+        Pool(|c| c.none_serving.get()),
+        "Picks that found no serving backend."),
+    histogram("evenkeel_probe_duration_seconds", &["pool"],
+        ProbeTimes(|c| &c.duration),
+        "Time of a probe, over the backends that the pool has now."),
+    // Backends
+    gauge("evenkeel_backend_serving", &["pool", "backend"],
+        BackendState(B::Serving),
+        "1 if no reason keeps it from serving, else 0."),
+    gauge("evenkeel_backend_reason", &["pool", "backend", "reason"],
+        BackendState(B::Reasons),
+        "1 for each reason that keeps it from serving; no series for one that does not."),
+    gauge("evenkeel_backend_weight", &["pool", "backend"],
+        BackendState(B::Weight),
+        "Configured weight; 0 takes no traffic."),
+    gauge("evenkeel_backend_in_flight", &["pool", "backend"],
+        BackendState(B::InFlight),
+        "Requests and streams in progress."),
+    gauge("evenkeel_backend_open_connections", &["pool", "backend"],
+        Backend(|c| c.open.get()),
+        "Connections open to it now, idle ones included."),
+    counter("evenkeel_backend_connections_total", &["pool", "backend"],
+        Backend(|c| c.connects.get()),
+        "Connections made to it."),
+    counter("evenkeel_backend_requests_total", &["pool", "backend", "class"],
+        BackendClasses(|c| &c.requests),
+        "Its answers by status class."),
+    counter("evenkeel_backend_failures_total", &["pool", "backend", "cause"],
+        BackendCauses(|c| &c.failures),
+        "Attempts that failed at it, by cause; a series begins with the first failure."),
+    counter("evenkeel_backend_received_bytes_total", &["pool", "backend"],
+        Backend(|c| c.received_bytes.get()),
+        "Bytes received from it."),
+    counter("evenkeel_backend_sent_bytes_total", &["pool", "backend"],
+        Backend(|c| c.sent_bytes.get()),
+        "Bytes sent to it."),
+    counter("evenkeel_backend_probes_total", &["pool", "backend", "result"],
+        BackendProbes(|c, verdict| match verdict {
+            Verdict::Passed => c.passed.get(),
+            Verdict::Failed => c.failed.get(),
+        }),
+        "Probes of its health check, by result (passed, failed)."),
+    counter("evenkeel_backend_state_changes_total", &["pool", "backend"],
+        BackendProbe(|c| c.changes.get()),
+        "Changes of its state by the health check, either way."),
+    // Limits
+    counter("evenkeel_limit_hits_total", &["limit"],
+        Process(P::LimitHits),
+        "How often a limit was hit; request_head counts too many headers as well."),
+    gauge("evenkeel_limit", &["limit"],
+        Process(P::LimitValues),
+        "The limit itself, in connections, bytes, headers or files; no series if it is off."),
+    gauge("evenkeel_open_connections", &[],
+        Process(P::OpenConnections),
+        "Client connections open now, whole process; what limits.connections bounds."),
+    // Configuration
+    counter("evenkeel_config_reloads_total", &["result"],
+        Process(P::Reloads),
+        "Loads of the configuration by result (success, failure); the start is the first."),
+    gauge("evenkeel_config_last_reload_successful", &[],
+        Process(P::LastReloadSuccessful),
+        "1 if the last load of the configuration succeeded, else 0."),
+    gauge("evenkeel_config_last_reload_success_timestamp_seconds", &[],
+        Process(P::LastReloadSuccessTime),
+        "When the configuration in force was loaded, in seconds since 1970."),
+    gauge("evenkeel_config_generation", &[],
+        Process(P::Generation),
+        "Number of the snapshot in force; counts up with each change."),
+    gauge("evenkeel_config_changes_awaiting_restart", &[],
+        Process(P::AwaitingRestart),
+        "Changes of the file that only a restart can bring into force."),
+    // The process
+    gauge("evenkeel_build_info", &["version"],
+        Process(P::BuildInfo),
+        "Always 1; the version is in the label."),
+    gauge("evenkeel_ready", &[],
+        Process(P::Ready),
+        "1 if /readyz says 200, else 0."),
+    gauge("evenkeel_phase", &["phase"],
+        Process(P::Phase),
+        "1 for the phase that the process is in, 0 for the others."),
+    gauge("evenkeel_workers", &[],
+        Process(P::Workers),
+        "Data threads."),
+    counter("evenkeel_worker_panics_total", &[],
+        Process(P::WorkerPanics),
+        "Panics caught; each cost one connection and is a bug to report."),
+    counter("evenkeel_connections_cut_total", &[],
+        Process(P::ConnectionsCut),
+        "Connections cut at the end of a drain."),
+    gauge("evenkeel_admin_scrape_duration_seconds", &[],
+        Process(P::ScrapeSeconds),
+        "Control thread's time for the scrape before this one."),
+    counter("process_cpu_seconds_total", &[],
+        Process(P::CpuSeconds),
+        "User and system CPU time, all threads."),
+    gauge("process_resident_memory_bytes", &[],
+        Process(P::ResidentBytes),
+        "Resident memory."),
+    gauge("process_open_fds", &[],
+        Process(P::OpenFiles),
+        "Open file descriptors."),
+    gauge("process_max_fds", &[],
+        Process(P::MaxFiles),
+        "Limit on open file descriptors."),
+    gauge("process_start_time_seconds", &[],
+        Process(P::StartTime),
+        "When the process started, in seconds since 1970."),
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn names_and_labels_keep_the_conventions() {
+        let labels = ["listener", "pool", "backend", "class", "cause", "reason", "result"];
+        let mut seen = HashSet::new();
+        for metric in ALL {
+            let name = metric.name;
+            assert!(seen.insert(name), "{name} is named twice");
+            assert!(name.starts_with("evenkeel_") || name.starts_with("process_"), "{name}");
+            assert_eq!(metric.kind == Kind::Counter, name.ends_with("_total"), "{name}");
+            if metric.kind == Kind::Histogram {
+                assert!(name.ends_with("_seconds"), "{name}");
+            }
+            for label in metric.labels {
+                let known = labels.contains(label) || ["limit", "version", "phase"].contains(label);
+                assert!(known, "{name}: the label {label} is not a known closed set");
+            }
+            assert!(metric.help.ends_with('.'), "{name}: the help is a sentence");
+        }
+    }
+
+    #[test]
+    fn the_document_lists_exactly_these_metrics() {
+        let document = include_str!("../../docs/metrics.md");
+        let is_metric =
+            |line: &&str| line.starts_with("| `evenkeel_") || line.starts_with("| `process_");
+        let mut rows = document.lines().filter(is_metric);
+        for metric in ALL {
+            let Metric { name, kind, help, .. } = metric;
+            let labels: Vec<_> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+            let expected =
+                format!("| `{name}` | {} | {} | {help} |", kind.label(), labels.join(", "));
+            let expected = expected.replace("|  |", "| |");
+            let row = rows.next().unwrap_or_default();
+            assert!(row.starts_with(&expected), "docs/metrics.md\n wants {expected}\n has   {row}");
+        }
+        assert_eq!(rows.next(), None, "docs/metrics.md lists a metric that does not exist");
+    }
+}

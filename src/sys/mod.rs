@@ -1,0 +1,6 @@
+//! What only the operating system can tell or do. The only room that may hold `unsafe`, with a
+//! SAFETY note each.
+
+pub mod files;
+pub mod process;
+pub mod socket;
