@@ -1,7 +1,7 @@
 //! What every part of validation shares: where problems go, and how a path becomes a place.
 //!
-//! Also the few ways in which a raw value is read: `text` for one, `each` for a list, `section` for a
-//! part of the tree that serde reads.
+//! Also the few ways in which a raw value is read: `text` for one, `each` for a list, `section` for
+//! a part of the tree that serde reads.
 
 use std::path::{Path as FilePath, PathBuf};
 
