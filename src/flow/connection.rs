@@ -18,6 +18,7 @@ use crate::forward::http::{BackendConn, Tail};
 use crate::forward::session::{Phase, Session};
 use crate::forward::tcp::{self, End, Way};
 use crate::listen::{ClientAddr, ClientStream, Permit};
+use crate::observe::cells::attempt_failed;
 use crate::outcome::Cause;
 use crate::pool::balance::hash::hash_ip;
 use crate::pool::pick::{Ask, Tried};
@@ -229,7 +230,7 @@ async fn tcp(client: &Rc<Client>, here: &Here, picker: &Rc<Picker>, mut stream: 
             let end = relay(client, &lease, &mut stream, &mut backend, timeouts.tcp_idle).await;
             let backend_failed = end == Some(End::BackendReset);
             if backend_failed {
-                lease.backend().cells.of(worker.id).failures[Cause::Truncated.index()].inc();
+                attempt_failed(cells, lease.backend().cells.of(worker.id), Cause::Truncated);
             }
             backend_failed.then_some(Cause::Truncated)
         }
@@ -288,7 +289,7 @@ async fn reach(
             Ok(Err(_)) => Cause::Connect,
             Err(_) => Cause::ConnectTimeout,
         };
-        backend.cells.of(worker.id).failures[cause.index()].inc();
+        attempt_failed(cells, backend.cells.of(worker.id), cause);
         cells.retries[cause.index()].inc();
         tried.add(&lease);
         failed = Some(cause);

@@ -172,7 +172,7 @@ pub fn keep_alive(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// Turns the head of a backend's answer into the one that the client gets.
-pub fn pass_back(parts: &mut response::Parts, edits: &HeaderEdits, version: Version) {
+pub fn pass_back(parts: &mut response::Parts, edits: &HeaderEdits) {
     let upgraded = parts.headers.get(header::UPGRADE).cloned();
     headers::remove_hop_by_hop(&mut parts.headers);
     headers::apply(edits, &mut parts.headers);
@@ -180,7 +180,8 @@ pub fn pass_back(parts: &mut response::Parts, edits: &HeaderEdits, version: Vers
         parts.headers.insert(header::CONNECTION, UPGRADE.clone());
         upgraded.map(|protocol| parts.headers.insert(header::UPGRADE, protocol));
     }
-    parts.version = version;
+    // Ours, not the backend's; hyper answers a client of HTTP/1.0 in its own.
+    parts.version = Version::HTTP_11;
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use http::{Method, Uri};
 
 use super::connection::Client;
 use crate::forward::http::{BackendConn, Tail};
+use crate::observe::cells::attempt_failed;
 use crate::outcome::{Cause, Side};
 use crate::pool::budget::RequestGuard;
 use crate::pool::{Lease, Picker};
@@ -138,8 +139,9 @@ impl Tail for Ending {
     }
 
     fn truncated(self) {
-        let cells = self.lease.backend().cells.of(self.record.client.worker.id);
-        cells.failures[Cause::Truncated.index()].inc();
+        let worker = self.record.client.worker.id;
+        let pool = self.lease.picker().pool().state.cells.of(worker);
+        attempt_failed(pool, self.lease.backend().cells.of(worker), Cause::Truncated);
         self.record.finish(Some(Cause::Truncated));
     }
 

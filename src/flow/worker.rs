@@ -4,7 +4,6 @@
 //! the control thread. What happens to a connection is told in `connection`.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::io;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -12,6 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use arc_swap::Cache;
+use rustc_hash::FxHashMap;
 use tokio::runtime::LocalRuntime;
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -68,9 +68,10 @@ pub struct Worker {
     pub limiter: RefCell<Limiter>,
     cache: RefCell<Cache<Arc<Current>, Arc<Snapshot>>>,
     view: RefCell<Rc<View>>,
-    sessions: RefCell<HashMap<u64, (Name, Weak<Session>)>>,
+    sessions: RefCell<FxHashMap<u64, (Name, Weak<Session>)>>,
     next_session: Cell<u64>,
-    /// Told when the last session ends.
+    draining: Cell<bool>,
+    /// Told when the last session or accept loop ends, in a drain.
     empty: Notify,
 }
 
@@ -83,7 +84,7 @@ pub struct View {
 
 impl View {
     fn new(snapshot: Arc<Snapshot>, before: Option<&View>) -> Rc<View> {
-        let known: HashMap<_, _> = before
+        let known: FxHashMap<_, _> = before
             .iter()
             .flat_map(|view| &view.pickers)
             .map(|picker| (Arc::as_ptr(picker.pool()), picker))
@@ -129,7 +130,7 @@ impl Drop for Registered {
     fn drop(&mut self) {
         let mut sessions = self.worker.sessions.borrow_mut();
         sessions.remove(&self.key);
-        if sessions.is_empty() {
+        if sessions.is_empty() && self.worker.draining.get() {
             self.worker.empty.notify_one();
         }
     }
@@ -150,6 +151,7 @@ impl Worker {
             view: RefCell::new(view),
             sessions: RefCell::default(),
             next_session: Cell::new(0),
+            draining: Cell::new(false),
             empty: Notify::new(),
         })
     }
@@ -236,11 +238,10 @@ async fn keep_time(worker: Weak<Worker>) {
 }
 
 async fn obey(worker: &Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command>) {
-    let mut sockets: HashMap<u64, oneshot::Sender<()>> = HashMap::new();
+    let mut sockets: FxHashMap<u64, oneshot::Sender<()>> = FxHashMap::default();
     let accepting = Rc::new(Cell::new(0_usize));
-    let mut draining = false;
     loop {
-        if draining && accepting.get() == 0 && worker.sessions.borrow().is_empty() {
+        if worker.draining.get() && accepting.get() == 0 && worker.sessions.borrow().is_empty() {
             return;
         }
         let command = tokio::select! {
@@ -276,7 +277,7 @@ async fn obey(worker: &Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command
                 });
             }
             Some(Command::Drain) => {
-                draining = true;
+                worker.draining.set(true);
                 sockets.clear();
                 worker.tell(None, Session::leave);
             }

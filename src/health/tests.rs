@@ -63,7 +63,7 @@ impl Prober for Script {
             match answer.unwrap_or(Answer::Pass) {
                 Answer::Pass => Verdict::Pass,
                 Answer::Fail => Verdict::Fail(Failure::Refused),
-                Answer::NotMade => Verdict::NotMade(io::Error::from_raw_os_error(libc::EMFILE)),
+                Answer::NotMade => Verdict::NotMade(io::ErrorKind::OutOfMemory.into()),
                 Answer::Hang => std::future::pending().await,
             }
         }

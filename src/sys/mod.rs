@@ -3,4 +3,5 @@
 
 pub mod files;
 pub mod process;
+pub mod shortage;
 pub mod socket;

@@ -28,7 +28,7 @@ impl Idle {
     pub fn put(&self, backend: u64, conn: BackendConn, now: u64, keep: Duration, most: usize) {
         let mut map = self.0.borrow_mut();
         let resting = map.entry(backend).or_default();
-        let ticks = (keep.as_nanos() / TICK.as_nanos()) as u64;
+        let ticks = ticks(keep);
         if resting.len() < most && ticks > 0 {
             resting.push(Resting { conn, since: now, until: now + ticks });
         }
@@ -40,9 +40,12 @@ impl Idle {
         let mut map = self.0.borrow_mut();
         let resting = map.get_mut(&backend)?;
         while let Some(mut found) = resting.pop() {
-            let old = now.saturating_sub(found.since) >= ticks(FRESH);
-            if found.until <= now || (careful && old) {
-                // All below it are older still; the sweep drops them.
+            // All below are older still; the sweep drops those whose time is up.
+            if found.until <= now {
+                return None;
+            }
+            if careful && now.saturating_sub(found.since) >= ticks(FRESH) {
+                resting.push(found);
                 return None;
             }
             if if careful { found.conn.is_live() } else { found.conn.is_ready() } {

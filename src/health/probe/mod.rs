@@ -22,6 +22,7 @@ pub use failure::Failure;
 use crate::config::model::{HealthCheck, ProbeKind};
 use crate::forward::connect::connect;
 use crate::pool::BackendAddr;
+use crate::sys::shortage::is_shortage;
 
 /// Sent as `user-agent`, so that a backend's log tells probes from clients.
 pub const USER_AGENT: &str = concat!("evenkeel/", env!("CARGO_PKG_VERSION"), " probe");
@@ -68,7 +69,7 @@ impl Prober for Network {
         async move {
             let stream = match timeout_at(deadline, connect(BackendAddr(target))).await {
                 Ok(Ok(stream)) => stream,
-                Ok(Err(error)) if is_ours(&error) => return Verdict::NotMade(error),
+                Ok(Err(error)) if is_shortage(&error) => return Verdict::NotMade(error),
                 Ok(Err(error)) => return Verdict::Fail(Failure::from_connect(&error)),
                 Err(_) => return Verdict::Fail(Failure::ConnectTimeout),
             };
@@ -93,21 +94,6 @@ impl Prober for Network {
 fn target(check: &HealthCheck, backend: BackendAddr) -> SocketAddr {
     let BackendAddr(addr) = backend;
     SocketAddr::new(check.address.unwrap_or(addr.ip()), check.port.unwrap_or(addr.port()))
-}
-
-/// Whether a connection could not even be tried for want of something on this side.
-fn is_ours(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(
-            libc::EMFILE
-                | libc::ENFILE
-                | libc::ENOBUFS
-                | libc::ENOMEM
-                | libc::EADDRNOTAVAIL
-                | libc::EAGAIN
-        )
-    )
 }
 
 /// Reads on until the backend has closed, so that closing here does not reset the connection, which

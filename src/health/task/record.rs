@@ -94,7 +94,8 @@ impl Record {
                 false => format!("{needed} probes in a row {word}"),
             };
             if let Verdict::Fail(failure) = verdict {
-                reason = format!("{reason}: {failure}");
+                let last = if first || needed == 1 { "" } else { "the last: " };
+                reason = format!("{reason}: {last}{failure}");
             }
             self.changed(former, state, &reason);
         }
