@@ -172,7 +172,7 @@ pub fn keep_alive(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// Turns the head of a backend's answer into the one that the client gets.
-pub fn pass_back(parts: &mut response::Parts, edits: &HeaderEdits, version: Version) {
+pub fn pass_back(parts: &mut response::Parts, edits: &HeaderEdits) {
     let upgraded = parts.headers.get(header::UPGRADE).cloned();
     headers::remove_hop_by_hop(&mut parts.headers);
     headers::apply(edits, &mut parts.headers);
@@ -180,7 +180,8 @@ pub fn pass_back(parts: &mut response::Parts, edits: &HeaderEdits, version: Vers
         parts.headers.insert(header::CONNECTION, UPGRADE.clone());
         upgraded.map(|protocol| parts.headers.insert(header::UPGRADE, protocol));
     }
-    parts.version = version;
+    // Ours, not the backend's; hyper answers a client of HTTP/1.0 in its own.
+    parts.version = Version::HTTP_11;
 }
 
 #[cfg(test)]
@@ -201,8 +202,14 @@ mod tests {
     fn what_could_be_read_in_two_ways_is_refused() {
         use Cause::{BadRequest, MethodNotAllowed};
         let (v10, v11, v2) = (Version::HTTP_10, Version::HTTP_11, Version::HTTP_2);
-        type Headers<'a> = &'a [(&'a str, &'a str)];
-        let table: &[(&str, &str, Version, Headers<'_>, Result<(&str, &str), Cause>)] = &[
+        type Case<'a> = (
+            &'a str,
+            &'a str,
+            Version,
+            &'a [(&'a str, &'a str)],
+            Result<(&'a str, &'a str), Cause>,
+        );
+        let table: &[Case<'_>] = &[
             ("GET", "/a/../b", v11, &[("host", "A.example:80")], Ok(("a.example", "/b"))),
             ("GET", "http://b.example/x", v11, &[("host", "a")], Ok(("b.example", "/x"))),
             ("GET", "http://b.example", v11, &[("host", "a")], Ok(("b.example", "/"))),

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 
 use super::answer::{self, Answer};
 use super::connection::{Client, Upgrade};
@@ -216,7 +216,6 @@ async fn forward(
 ) -> Result<Answer, (Cause, Record)> {
     let limits = &here.view.snapshot.config.limits;
     let worker = &client.worker;
-    let version = parts.version;
     let upgrade = head::upgrade(&parts).is_some();
     let rules = Rules {
         target: plan.target.clone(),
@@ -261,7 +260,7 @@ async fn forward(
                 lease.observe_latency(now.elapsed().as_nanos() as u64, ask.now_nanos);
                 lease.backend().cells.of(worker.id).requests.inc(answer.status().as_u16());
                 drop(retry);
-                let ending = Exchange { lease, conn, in_progress, version };
+                let ending = Exchange { lease, conn, in_progress };
                 return Ok(ending.finish(client, plan, clocks, answer, record));
             }
             Err(SendError { cause, sent }) => {
@@ -317,7 +316,7 @@ impl Attempt<'_> {
                 Some(conn) => conn,
                 None => self.connect(lease).await?,
             };
-            match self.send(&mut conn).await {
+            match self.send(lease, &mut conn).await {
                 Ok(answer) => return Ok((answer, conn)),
                 // The backend closed it while it was idle: once more, on a fresh one.
                 Err(SendError { cause: Cause::Reset, sent })
@@ -342,11 +341,20 @@ impl Attempt<'_> {
         BackendConn::new(stream, lease.shared_backend(), worker.id).await.map_err(refused)
     }
 
-    async fn send(&self, conn: &mut BackendConn) -> Result<Response<Incoming>, SendError> {
+    async fn send(
+        &self,
+        lease: &Lease,
+        conn: &mut BackendConn,
+    ) -> Result<Response<Incoming>, SendError> {
         let mut request = Request::new(self.source.upload());
         *request.method_mut() = self.parts.method.clone();
         *request.uri_mut() = self.parts.uri.clone();
         *request.headers_mut() = self.parts.headers.clone();
+        if !self.parts.headers.contains_key(header::HOST) {
+            // A client of HTTP/1.0 may name no host; a server of HTTP/1.1 insists on one.
+            let host = HeaderValue::try_from(lease.backend().addr.to_string());
+            host.map(|host| request.headers_mut().insert(header::HOST, host)).ok();
+        }
         let sending = conn.send(request, self.source);
         match self.bounded(self.plan.timeouts.response, sending).await {
             Ok(result) => result,
@@ -379,7 +387,6 @@ struct Exchange {
     lease: Lease,
     conn: BackendConn,
     in_progress: crate::pool::budget::RequestGuard,
-    version: http::Version,
 }
 
 impl Exchange {
@@ -395,9 +402,9 @@ impl Exchange {
         let (mut parts, incoming) = answer.into_parts();
         let most = self.lease.picker().pool().config.keepalive.idle_timeout;
         let keep = head::keep_alive(&parts.headers).map_or(most, |said| said.min(most));
-        head::pass_back(&mut parts, &plan.route.config.response_headers, self.version);
+        head::pass_back(&mut parts, &plan.route.config.response_headers);
         record.status(parts.status.as_u16());
-        let Exchange { lease, mut conn, in_progress, .. } = self;
+        let Exchange { lease, mut conn, in_progress } = self;
         let ending = Ending { record, lease, keep, in_progress };
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             // Let the connection see that its HTTP is over, so that the socket can be taken.

@@ -90,9 +90,18 @@ impl Session {
         }
     }
 
-    /// The deadline has come, but the client is still taking what it was sent: once more, then.
+    /// The last of an answer goes out when its request has ended already: `client_idle` runs from
+    /// the last byte.
+    pub fn notice_sent(&self, client_idle: Duration) {
+        if self.phase.get() == Phase::Idle && self.sent.get() > self.mark.get().1 {
+            self.rest(client_idle);
+        }
+    }
+
+    /// A request's deadline has come, but the client is still taking what it was sent: once more,
+    /// then.
     pub fn still_taking(&self, again: Duration) -> bool {
-        let taken = self.sent.get() > self.mark.get().1 && self.phase.get() != Phase::Head;
+        let taken = self.sent.get() > self.mark.get().1 && self.phase.get() == Phase::Busy;
         if taken {
             self.mark.set((self.mark.get().0, self.sent.get()));
             self.deadline.set(again);

@@ -107,7 +107,6 @@ where
     let io = Counted::new(stream, session.clone(), ahead);
     let mut conn = http1::Builder::new()
         .half_close(true)
-        .pipeline_flush(true)
         .max_headers(bounds.headers)
         .max_header_size(bounds.head_bytes)
         .serve_connection(io, service);
@@ -124,6 +123,7 @@ where
             if let Poll::Ready(done) = conn.poll_without_shutdown(cx) {
                 return Poll::Ready(done.map_err(|error| broken(&error)));
             }
+            session.notice_sent(bounds.client_idle);
             session.notice_head(bounds.client_header);
             if session.is_leaving() && session.phase() == Phase::Busy && !told {
                 continue; // the request has just begun: its answer is to say `Connection: close`
@@ -131,11 +131,7 @@ where
             if session.deadline.poll(cx).is_pending() {
                 return Poll::Pending;
             }
-            let again = match session.phase() {
-                Phase::Busy => bounds.stream_idle,
-                Phase::Idle | Phase::Head => bounds.client_idle,
-            };
-            if session.is_leaving() || !session.still_taking(again) {
+            if !session.still_taking(bounds.stream_idle) {
                 return Poll::Ready(Err(Break::Timeout(session.phase())));
             }
         }
@@ -189,11 +185,9 @@ where
         if let Poll::Ready(done) = conn.as_mut().poll(cx) {
             return Poll::Ready(done.map_err(|error| broken(&error)));
         }
+        session.notice_sent(bounds.client_idle);
         if session.deadline.poll(cx).is_ready() {
-            if !session.still_taking(bounds.client_idle) {
-                return Poll::Ready(Err(Break::Timeout(session.phase())));
-            }
-            let _ = session.deadline.poll(cx);
+            return Poll::Ready(Err(Break::Timeout(session.phase())));
         }
         Poll::Pending
     })
