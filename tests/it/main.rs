@@ -2,5 +2,6 @@
 
 mod harness;
 
+mod failover;
 mod smoke;
 mod tidy;

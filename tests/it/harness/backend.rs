@@ -12,7 +12,7 @@
 //! | `until_close` | answers without a length, and closes |
 //! | `early` | answers 200 before it reads the request's body, which it then reads |
 //! | `early_close` | the same, but closes in place of reading |
-//! | `close_after` | answers and closes, without saying so |
+//! | `close_after` | answers and closes in one packet, without saying so |
 //! | `close_idle MS` | closes kept-alive connections after so long without a request |
 //! | `reset`, `close` | resets, or closes, in place of an answer |
 //! | `reset_after N` | promises a long body and resets after N bytes of it |
