@@ -70,9 +70,14 @@ impl Backend {
 
     #[track_caller]
     pub fn doing(name: &str, act: &str) -> Backend {
+        Backend::at(name, SocketAddr::new(address::own_ip(), 0), act)
+    }
+
+    /// At a certain address; port 0 is the kernel's choice.
+    #[track_caller]
+    pub fn at(name: &str, address: SocketAddr, act: &str) -> Backend {
         let folder = Folder::new();
-        let any = SocketAddr::new(address::own_ip(), 0);
-        let (child, address, read) = launch(name, any, &ledger(&folder), act);
+        let (child, address, read) = launch(name, address, &ledger(&folder), act);
         Backend { name: name.to_owned(), address, child, read, act: act.to_owned(), folder }
     }
 
