@@ -2,5 +2,10 @@
 
 mod harness;
 
+mod cli;
+mod drain;
+mod failover;
+mod health;
+mod reload;
 mod smoke;
 mod tidy;

@@ -54,10 +54,15 @@ impl Drop for Folder {
 
 /// Runs a command of the program to its end, in the given folder.
 pub fn evenkeel(folder: &Path, args: &[&str]) -> Output {
-    program().current_dir(folder).args(args).output().expect("the program can be started")
+    program_under_test()
+        .current_dir(folder)
+        .args(args)
+        .output()
+        .expect("the program can be started")
 }
 
-fn program() -> Command {
+/// The program, with nothing of this environment that changes what it does.
+pub fn program_under_test() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_evenkeel"));
     command.env_remove("EVENKEEL_LOG");
     command
@@ -75,7 +80,7 @@ impl Proxy {
     pub fn start_with(config: impl ToString, args: &[&str]) -> Proxy {
         let folder = Folder::new();
         let file = folder.file("evenkeel.yaml", config.to_string());
-        let mut command = program();
+        let mut command = program_under_test();
         command.current_dir(folder.path()).arg("run").arg("--config").arg(file).args(args);
         let mut child = Child::start("evenkeel", &mut command);
         let mut listeners = HashMap::new();

@@ -56,9 +56,9 @@ pub struct Report {
     pub failures: Vec<Failure>,
     /// From when a request was due to its answer.
     pub slowest: Duration,
-    /// Connections made.
+    /// Connections that keeping clients made.
     pub connections: u64,
-    /// Kept connections whose end was announced.
+    /// Those of them whose end was announced.
     pub told_to_close: u64,
     /// Ids of the POSTs that were answered rightly.
     pub posted: Vec<String>,
@@ -201,7 +201,7 @@ impl Client {
             let outcome = match kept.take() {
                 Some(conn) => Ok(conn),
                 None => {
-                    self.report.connections += 1;
+                    self.report.connections += u64::from(keeps);
                     Conn::open(self.load.address)
                 }
             }

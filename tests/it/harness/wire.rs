@@ -16,7 +16,7 @@ pub struct Conn {
     reader: BufReader<TcpStream>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     pub status: u16,
     /// `HTTP/1.1`.
