@@ -112,7 +112,11 @@ async fn demo(args: Args) -> ExitCode {
         app.run().await;
         drop(running);
     }
-    println!("demo over: {} answers, {} errors", seen.answers.get(), seen.errors.get());
+    if args.kill_every.is_some() {
+        println!("demo over: {} answers, {} errors", seen.answers.get(), seen.errors.get());
+    } else {
+        println!("demo over");
+    }
     if seen.errors.get() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -123,12 +127,11 @@ fn backends(config: &crate::config::model::Config) -> Vec<SocketAddr> {
 
 fn invite(front: SocketAddr, admin: SocketAddr, kill_every: Option<Duration>) {
     println!("\nevenkeel demo: three backends behind one load balancer. Try, in another terminal:");
-    println!(
-        "  curl http://{front}/                     an answer, each time from another backend"
-    );
+    // Quoted: some shells take a question mark for a pattern.
+    println!("  curl http://{front}/                     an answer from one of the backends");
     println!("  for i in $(seq 9); do curl -s http://{front}/; done");
-    println!("  curl http://{admin}/readyz?verbose      what is up, what is down, and why");
-    println!("  curl http://{admin}/metrics             for Prometheus");
+    println!("  curl 'http://{admin}/readyz?verbose'     what is up, what is down, and why");
+    println!("  curl http://{admin}/metrics              for Prometheus");
     match kill_every {
         None => {
             println!("Or start it with --kill-every 5s, to see backends die. Ctrl-C ends it.\n")
