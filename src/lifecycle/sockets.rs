@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::{self, UnboundedSender};
 
 use crate::config::model::{BindAddr, Config, Name};
 use crate::flow::thread::Command;
@@ -38,8 +38,15 @@ impl Sockets {
         Ok(Fresh(new.map(|addr| Ok((addr.clone(), Bound::open(addr)?))).collect::<Result<_, _>>()?))
     }
 
-    /// Makes the sockets those of `config`, and tells the workers.
-    pub fn adopt(&mut self, config: &Config, fresh: Fresh, workers: &[UnboundedSender<Command>]) {
+    /// Makes the sockets those of `config`, and tells the workers. The receiver ends, without a
+    /// message, when they have let go what is not wanted any more: only then can it be bound again.
+    pub fn adopt(
+        &mut self,
+        config: &Config,
+        fresh: Fresh,
+        workers: &[UnboundedSender<Command>],
+    ) -> mpsc::Receiver<()> {
+        let (done, released) = mpsc::channel(1);
         let mut fresh: HashMap<BindAddr, Bound> = fresh.0.into_iter().collect();
         let mut before = std::mem::take(&mut self.open);
         for listener in &config.listeners {
@@ -50,7 +57,7 @@ impl Sockets {
                     other => {
                         // Another listener's now: the workers take it up under its new name.
                         let bound = other.map(|open| {
-                            tell(workers, || Ok(Command::Unlisten(open.number)));
+                            tell(workers, || Ok(Command::Unlisten(open.number, done.clone())));
                             open.bound
                         });
                         let Some(bound) = bound.or_else(|| fresh.remove(addr)) else { continue };
@@ -67,9 +74,10 @@ impl Sockets {
             }
         }
         for (addr, open) in before {
-            tell(workers, || Ok(Command::Unlisten(open.number)));
+            tell(workers, || Ok(Command::Unlisten(open.number, done.clone())));
             remove_file(&addr);
         }
+        released
     }
 
     /// Lets all go. The workers take what is queued and then close theirs.
