@@ -26,21 +26,34 @@ struct Open {
     bound: Bound,
 }
 
-/// Sockets bound for a configuration that is not in force yet. Dropped, they close.
-#[derive(Debug)]
-pub struct Fresh(Vec<(BindAddr, Bound)>);
+/// Sockets bound for a configuration that is not in force yet. Dropped, they are as if never bound.
+#[derive(Debug, Default)]
+pub struct Fresh(HashMap<BindAddr, Bound>);
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        self.0.keys().for_each(remove_file);
+    }
+}
 
 impl Sockets {
     /// Binds what `config` wants and is not bound yet; all of it or nothing.
     pub fn bind(&self, config: &Config) -> Result<Fresh, BindError> {
         let wanted = config.listeners.iter().flat_map(|listener| &listener.bind);
-        let new = wanted.filter(|addr| !self.open.contains_key(addr));
-        Ok(Fresh(new.map(|addr| Ok((addr.clone(), Bound::open(addr)?))).collect::<Result<_, _>>()?))
+        let mut fresh = Fresh::default();
+        for addr in wanted.filter(|addr| !self.open.contains_key(addr)) {
+            fresh.0.insert(addr.clone(), Bound::open(addr)?);
+        }
+        Ok(fresh)
     }
 
     /// Makes the sockets those of `config`, and tells the workers.
-    pub fn adopt(&mut self, config: &Config, fresh: Fresh, workers: &[UnboundedSender<Command>]) {
-        let mut fresh: HashMap<BindAddr, Bound> = fresh.0.into_iter().collect();
+    pub fn adopt(
+        &mut self,
+        config: &Config,
+        mut fresh: Fresh,
+        workers: &[UnboundedSender<Command>],
+    ) {
         let mut before = std::mem::take(&mut self.open);
         for listener in &config.listeners {
             for addr in &listener.bind {
@@ -53,7 +66,7 @@ impl Sockets {
                             tell(workers, || Ok(Command::Unlisten(open.number)));
                             open.bound
                         });
-                        let Some(bound) = bound.or_else(|| fresh.remove(addr)) else { continue };
+                        let Some(bound) = bound.or_else(|| fresh.0.remove(addr)) else { continue };
                         let number = self.next_number;
                         self.next_number += 1;
                         let name = listener.name.clone();
