@@ -121,7 +121,7 @@ fn reloads_forget_nothing_that_stays_and_keep_nothing_that_is_gone() {
             if rng.u8(..4) == 0 {
                 continue; // abandoned before the swap: nothing may have changed
             }
-            let same_pools: Vec<_> = current.load().pools.iter().cloned().collect();
+            let same_pools: Vec<_> = current.load().pools.to_vec();
             publisher.publish(snapshot.clone());
             assert!(snapshot.generation <= generation && *snapshot.config == config);
             for pool in &snapshot.pools {
