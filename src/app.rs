@@ -19,7 +19,8 @@ use tokio::time::sleep;
 use crate::admin;
 use crate::config::LoadError;
 use crate::config::model::{BindAddr, Config, Name};
-use crate::flow::worker::{self, Command, Shared};
+use crate::flow::thread::{self, Command};
+use crate::flow::worker::Shared;
 use crate::health::task::Health;
 use crate::lifecycle::phase::Phase;
 use crate::lifecycle::publish::{self, Publisher};
@@ -281,7 +282,7 @@ fn spawn_workers(shared: &Shared, workers: usize) -> Result<Workers, StartError>
             .name(format!("worker-{id}"))
             .spawn(move || {
                 let _running = running;
-                if let Err(error) = worker::run(id, shared, commands) {
+                if let Err(error) = thread::run(id, shared, commands) {
                     tracing::error!(id, %error, "a data worker could not start");
                 }
             })

@@ -12,6 +12,7 @@ use http::Method;
 
 use super::families::Rows;
 use super::view;
+use crate::health::probe::Failure;
 use crate::lifecycle::phase::Phase;
 use crate::lifecycle::status::Status;
 use crate::observe::cells::{ByCause, ByClass, CLASSES, PerWorker};
@@ -87,11 +88,13 @@ impl Scene {
             | Source::PoolTimes(_)
             | Source::PoolFailures(_)
             | Source::ProbeTimes(_)
+            | Source::PoolProbe(_)
             | Source::PoolState(_) => self.pools(metric.from, &mut rows),
             Source::Backend(_)
             | Source::BackendClasses(_)
             | Source::BackendCauses(_)
             | Source::BackendProbes(_)
+            | Source::BackendProbeFailures(_)
             | Source::BackendProbe(_)
             | Source::BackendState(_) => {
                 end = end.min(place.backend + PART);
@@ -160,6 +163,10 @@ impl Scene {
                 Source::ProbeTimes(of) if pool.config.health_check.is_some() => {
                     rows.times(&[name], pool.members.iter().map(|m| of(&m.state.probes)));
                 }
+                Source::PoolProbe(of) if pool.config.health_check.is_some() => {
+                    let values = pool.members.iter().map(|m| of(&m.state.probes));
+                    rows.count(&[name], values.sum());
+                }
                 Source::PoolState(fact) => pool_state(fact, pool, rows),
                 _ => {}
             }
@@ -193,6 +200,13 @@ impl Scene {
                 let probes = &member.state.probes;
                 rows.count(&[name, label, "passed"], of(probes, Verdict::Passed));
                 rows.count(&[name, label, "failed"], of(probes, Verdict::Failed));
+            }
+            Source::BackendProbeFailures(of) => {
+                for (why, failed) in Failure::LABELS.iter().zip(of(&member.state.probes)) {
+                    if failed.get() > 0 {
+                        rows.count(&[name, label, why], failed.get());
+                    }
+                }
             }
             Source::BackendProbe(of) if checked => {
                 rows.count(&[name, label], of(&member.state.probes));

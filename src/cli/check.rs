@@ -1,7 +1,7 @@
 //! `evenkeel check FILE...`: is a configuration right, and what would run?
 //!
-//! Opens no socket. Writes to what it is given and returns the exit code, so that tests can read it:
-//! 0 all valid, 1 one is not, 2 one could not be read; of several files the worst counts.
+//! Opens no socket. Writes to what it is given and returns the exit code, so that tests can read
+//! it: 0 all valid, 1 one is not, 2 one could not be read; of several files the worst counts.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! What a valid configuration would run, in a page: listeners, their routes, pools, backends, and how
-//! long a dead backend can go unnoticed.
+//! What a valid configuration would run, in a page: listeners, their routes, pools, backends, and
+//! how long a dead backend can go unnoticed.
 //!
 //! Only reads the model; `check` prints it.
 

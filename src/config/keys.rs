@@ -161,11 +161,11 @@ static ROUTE: Keys = Keys {
     ],
     later: &["rate_limit", "reject"],
     advice: &[
-        ("host", "it belongs into `match`: match: {host: ...}"),
-        ("path", "it belongs into `match`: match: {path: ...}"),
-        ("method", "it belongs into `match`: match: {method: ...}"),
-        ("strip_prefix", "it belongs into `rewrite`: rewrite: {strip_prefix: ...}"),
-        ("add_prefix", "it belongs into `rewrite`: rewrite: {add_prefix: ...}"),
+        ("host", "it belongs in `match`: match: {host: ...}"),
+        ("path", "it belongs in `match`: match: {path: ...}"),
+        ("method", "it belongs in `match`: match: {method: ...}"),
+        ("strip_prefix", "it belongs in `rewrite`: rewrite: {strip_prefix: ...}"),
+        ("add_prefix", "it belongs in `rewrite`: rewrite: {add_prefix: ...}"),
         ("backend", "name a pool: pool: NAME"),
         ("headers", "that is `request_headers` or `response_headers`"),
     ],
@@ -259,10 +259,10 @@ static POOL: Keys = Keys {
     advice: &[
         ("servers", "call them `backends`"),
         ("endpoints", "call them `backends`"),
-        ("hash", "it belongs into `balance`: balance: {hash: {by: client_ip}}"),
+        ("hash", "it belongs in `balance`: balance: {hash: {by: client_ip}}"),
         ("algorithm", "call it `balance`"),
         ("weight", "it belongs to a backend: {address: ..., weight: 2}"),
-        ("interval", "it belongs into `health_check`"),
+        ("interval", "it belongs in `health_check`"),
     ],
 };
 
@@ -303,13 +303,13 @@ static HEALTH_CHECK: Keys = Keys {
     ],
     later: &["tls", "grpc", "postgres", "redis"],
     advice: &[
-        ("path", "it belongs into `http`: http: {path: /healthz}"),
-        ("host", "it belongs into `http`: http: {host: ...}"),
-        ("headers", "they belong into `http`: http: {headers: {...}}"),
-        ("expect_status", "it belongs into `http`: http: {expect_status: [200-299]}"),
-        ("expect_body", "it belongs into `http`: http: {expect_body: ...}"),
-        ("send", "it belongs into `tcp`: tcp: {send: ...}"),
-        ("expect", "it belongs into `tcp`: tcp: {expect: ...}"),
+        ("path", "it belongs in `http`: http: {path: /healthz}"),
+        ("host", "it belongs in `http`: http: {host: ...}"),
+        ("headers", "they belong in `http`: http: {headers: {...}}"),
+        ("expect_status", "it belongs in `http`: http: {expect_status: [200-299]}"),
+        ("expect_body", "it belongs in `http`: http: {expect_body: ...}"),
+        ("send", "it belongs in `tcp`: tcp: {send: ...}"),
+        ("expect", "it belongs in `tcp`: tcp: {expect: ...}"),
     ],
 };
 
@@ -331,7 +331,7 @@ static TCP_PROBE: Keys = Keys {
     place: "a tcp probe",
     known: &[("send", Text), ("expect", Text)],
     later: &[],
-    advice: &[("port", "it belongs into the health check itself, beside `tcp`")],
+    advice: &[("port", "it belongs in the health check itself, beside `tcp`")],
 };
 
 static KEEPALIVE: Keys = Keys {

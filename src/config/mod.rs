@@ -2,8 +2,8 @@
 //!
 //! `spans` reads the text for positions, `reading` reads it again for values and holds the two
 //! together, `shape` knows every key, `raw` mirrors the file for serde, `validate` turns it into
-//! `model`, `problems` says what is wrong and where. `load` is what start, reload and `check` share;
-//! it opens no socket and reads nothing but the file and its error pages.
+//! `model`, `problems` says what is wrong and where. `load` is what start, reload and `check`
+//! share; it opens no socket and reads nothing but the file and its error pages.
 
 pub mod defaults;
 pub mod diff;

@@ -1,7 +1,7 @@
 //! What is wrong with a configuration file, for people, for a log line and for machines.
 //!
-//! A [`Problem`] is complete in itself: it carries the line of the file it speaks of, so that it can
-//! be shown without the file. `source` makes them; this file only knows how they look.
+//! A [`Problem`] is complete in itself: it carries the line of the file it speaks of, so that it
+//! can be shown without the file. `source` makes them; this file only knows how they look.
 
 use std::fmt::{self, Write as _};
 

@@ -1,4 +1,5 @@
-//! Reads the text twice and holds the two readings together: positions from `spans`, values from serde.
+//! Reads the text twice and holds the two readings together: positions from `spans`, values from
+//! serde.
 //!
 //! What comes out is one tree in two forms with the same lists and maps, every scalar of the value
 //! form a string with the environment filled in. Where the two readings disagree, the file is
@@ -21,7 +22,7 @@ pub struct Reading {
 }
 
 /// An error is a file of which no tree could be made.
-pub fn read(text: &str, source: &Source<'_>, env: Env<'_>) -> Result<Reading, Flaw> {
+pub fn read(text: &str, source: &Source<'_>, env: Env<'_>) -> Result<Reading, Box<Flaw>> {
     let tree = spans::read(text).map_err(|flaw| explain(flaw, source))?;
     let Some(root) = tree.root else { return Err(empty()) };
     let Lenient(mut value) = serde_yaml::from_str(text).map_err(|error| unread(&error))?;
@@ -33,21 +34,21 @@ pub fn read(text: &str, source: &Source<'_>, env: Env<'_>) -> Result<Reading, Fl
     Ok(Reading { root, value, flaws: settling.flaws })
 }
 
-fn empty() -> Flaw {
+fn empty() -> Box<Flaw> {
     let at = Mark { line: 1, column: 1, width: 1 };
     let wrong = Wrong::new("the file is empty", "a map with at least `listeners` and `pools`");
-    Flaw { at, path: Path::root(), found: None, wrong }
+    Box::new(Flaw { at, path: Path::root(), found: None, wrong })
 }
 
-fn unread(error: &serde_yaml::Error) -> Flaw {
+fn unread(error: &serde_yaml::Error) -> Box<Flaw> {
     let (line, column) = error.location().map_or((1, 1), |l| (l.line(), l.column()));
     let at = Mark { line: line.max(1), column: column.max(1), width: 1 };
     let wrong = Wrong::plain(format!("this is not YAML: {error}"));
-    Flaw { at, path: Path::root(), found: None, wrong }
+    Box::new(Flaw { at, path: Path::root(), found: None, wrong })
 }
 
 /// Adds to a syntax error what is most often behind it.
-fn explain(mut flaw: Flaw, source: &Source<'_>) -> Flaw {
+fn explain(mut flaw: Box<Flaw>, source: &Source<'_>) -> Box<Flaw> {
     let first = flaw.at.line.saturating_sub(3).max(1);
     for number in (first..=flaw.at.line).rev() {
         let line = source.line(number);
@@ -128,10 +129,7 @@ impl Settling<'_> {
         let same = match &*value {
             Value::Null => plain && matches!(text, "" | "~" | "null" | "Null" | "NULL"),
             Value::Bool(b) => plain && text.eq_ignore_ascii_case(&b.to_string()),
-            Value::Number(_) => {
-                plain && text.starts_with(['+', '-', '.', '0', '1', '2', '3', '4'])
-                    || plain && text.starts_with(['5', '6', '7', '8', '9'])
-            }
+            Value::Number(_) => plain && text.contains(|c: char| c.is_ascii_digit() || c == '.'),
             Value::String(read) => read == text,
             _ => false,
         };

@@ -150,8 +150,12 @@ impl Checking {
                 .iter()
                 .find(|(name, _)| *name == key)
                 .map(|(_, text)| (*text).to_owned());
-            let near =
-                || did_you_mean(key, keys.names()).map(|key| format!("did you mean `{key}`?"));
+            // In a file that is no configuration at all, the search would only cost time.
+            let near = || {
+                let few = self.flaws.len() < 1000;
+                let near = few.then(|| did_you_mean(key, keys.names())).flatten();
+                near.map(|key| format!("did you mean `{key}`?"))
+            };
             Wrong::new(format!("not a key of {}", keys.place), allowed).help_if(help.or_else(near))
         };
         self.flaw(at, path, Some(key), wrong);

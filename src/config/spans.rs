@@ -26,7 +26,42 @@ pub struct Node {
 pub enum Kind {
     Scalar { text: String, plain: bool },
     List(Vec<Node>),
-    Map(Vec<Entry>),
+    Map(Entries),
+}
+
+/// A map's entries in the order of the file; of a key that stands twice, the first.
+#[derive(Clone, Debug, Default)]
+pub struct Entries {
+    list: Vec<Entry>,
+    /// Of a large map, where each key is; of a small one, nothing.
+    places: HashMap<String, usize>,
+}
+
+/// Up to here, looking through the keys one by one is no slower.
+const SMALL: usize = 16;
+
+impl Entries {
+    fn new(list: Vec<Entry>) -> Entries {
+        let large = list.len() > SMALL;
+        let place = |(i, entry): (usize, &Entry)| large.then(|| (entry.key.clone(), i));
+        let places = list.iter().enumerate().filter_map(place).collect();
+        Entries { list, places }
+    }
+
+    pub fn get(&self, key: &str) -> Option<&Entry> {
+        if self.places.is_empty() {
+            return self.list.iter().find(|entry| entry.key == key);
+        }
+        self.places.get(key).and_then(|i| self.list.get(*i))
+    }
+}
+
+impl std::ops::Deref for Entries {
+    type Target = [Entry];
+
+    fn deref(&self) -> &[Entry] {
+        &self.list
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -59,12 +94,10 @@ impl Node {
         let mut mark = None;
         for step in path.steps() {
             (node, mark) = match (step, &node.kind) {
-                (Step::Key(key), Kind::Map(entries)) => {
-                    match entries.iter().find(|entry| entry.key == *key) {
-                        Some(entry) => (&entry.value, Some(entry.key_at)),
-                        None => return self.locate(path).0,
-                    }
-                }
+                (Step::Key(key), Kind::Map(entries)) => match entries.get(key) {
+                    Some(entry) => (&entry.value, Some(entry.key_at)),
+                    None => return self.locate(path).0,
+                },
                 (Step::Index(index), Kind::List(items)) => match items.get(*index) {
                     Some(item) => (item, None),
                     None => return self.locate(path).0,
@@ -75,15 +108,15 @@ impl Node {
         mark.unwrap_or_else(|| self.locate(path).0)
     }
 
-    /// The place of `path`: of a scalar itself, of a list or a map its key. The flag says whether it
-    /// is there at all; if not, the place is that of the deepest part that is.
+    /// The place of `path`: of a scalar itself, of a list or a map its key. The flag says whether
+    /// it is there at all; if not, the place is that of the deepest part that is.
     pub fn locate(&self, path: &Path) -> (Mark, bool) {
         let mut node = self;
         let mut mark = self.at;
         for step in path.steps() {
             match (step, &node.kind) {
                 (Step::Key(key), Kind::Map(entries)) => {
-                    let Some(entry) = entries.iter().find(|entry| entry.key == *key) else {
+                    let Some(entry) = entries.get(key) else {
                         return (mark, false);
                     };
                     node = &entry.value;
@@ -121,7 +154,7 @@ impl Node {
 }
 
 /// Reads the whole text; a flaw that leaves no tree to speak of comes back alone.
-pub fn read(text: &str) -> Result<Tree, Flaw> {
+pub fn read(text: &str) -> Result<Tree, Box<Flaw>> {
     if text.len() > MAX_BYTES {
         let wrong = Wrong::new("the file is too large", "at most 4 MiB");
         return Err(flaw(Mark { line: 1, column: 1, width: 1 }, None, wrong));
@@ -141,8 +174,8 @@ pub fn read(text: &str) -> Result<Tree, Flaw> {
     Ok(builder.tree)
 }
 
-fn flaw(at: Mark, found: Option<String>, wrong: Wrong) -> Flaw {
-    Flaw { at, path: Path::root(), found, wrong }
+fn flaw(at: Mark, found: Option<String>, wrong: Wrong) -> Box<Flaw> {
+    Box::new(Flaw { at, path: Path::root(), found, wrong })
 }
 
 /// saphyr counts lines from 1 and columns from 0.
@@ -192,7 +225,7 @@ enum Partial {
 }
 
 impl Builder {
-    fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), Flaw> {
+    fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), Box<Flaw>> {
         let at = mark(span);
         match event {
             Event::DocumentStart(_) => {
@@ -225,7 +258,7 @@ impl Builder {
         }
     }
 
-    fn begin(&mut self, at: Mark, anchor: usize, what: Partial) -> Result<(), Flaw> {
+    fn begin(&mut self, at: Mark, anchor: usize, what: Partial) -> Result<(), Box<Flaw>> {
         if self.open.len() >= MAX_DEPTH {
             return Err(flaw(at, None, too_deep()));
         }
@@ -237,17 +270,17 @@ impl Builder {
         Ok(())
     }
 
-    fn end(&mut self) -> Result<(), Flaw> {
+    fn end(&mut self) -> Result<(), Box<Flaw>> {
         // The parser pairs its events; without a partner there is nothing to end.
         let Some(Open { at, anchor, what }) = self.open.pop() else { return Ok(()) };
         let kind = match what {
             Partial::List(items) => Kind::List(items),
-            Partial::Map { entries, .. } => Kind::Map(entries),
+            Partial::Map { entries, .. } => Kind::Map(Entries::new(entries)),
         };
         self.finish(Node { at, kind }, anchor)
     }
 
-    fn alias(&mut self, id: usize, at: Mark) -> Result<(), Flaw> {
+    fn alias(&mut self, id: usize, at: Mark) -> Result<(), Box<Flaw>> {
         let Some(anchored) = self.anchors.get(&id) else {
             let wrong = Wrong::plain("this alias stands inside of what it repeats");
             return Err(flaw(at, None, wrong));
@@ -264,7 +297,7 @@ impl Builder {
         self.place(node)
     }
 
-    fn finish(&mut self, node: Node, anchor: usize) -> Result<(), Flaw> {
+    fn finish(&mut self, node: Node, anchor: usize) -> Result<(), Box<Flaw>> {
         if anchor > 0 {
             let (size, depth) = (node.size(), node.depth());
             // Remembering costs as much as repeating: it counts against the same bound.
@@ -275,7 +308,7 @@ impl Builder {
     }
 
     /// Puts a finished node where it belongs: into the open list or map, or at the root.
-    fn place(&mut self, node: Node) -> Result<(), Flaw> {
+    fn place(&mut self, node: Node) -> Result<(), Box<Flaw>> {
         let Some(open) = self.open.last_mut() else {
             self.tree.root = Some(node);
             return Ok(());
@@ -336,7 +369,7 @@ fn with_a_place(mut value: Node, key_at: Mark) -> Node {
     value
 }
 
-fn no_tag(tagged: bool, at: Mark) -> Result<(), Flaw> {
+fn no_tag(tagged: bool, at: Mark) -> Result<(), Box<Flaw>> {
     if !tagged {
         return Ok(());
     }

@@ -1,7 +1,7 @@
 //! Durations and sizes as text: how the file writes them and how reports show them.
 //!
-//! A bare number is refused, so that nobody has to remember which unit a key is in. Sizes are binary
-//! (KiB, MiB, GiB) only: KB and MB are read as 1000 by some and as 1024 by others.
+//! A bare number is refused, so that nobody has to remember which unit a key is in. Sizes are
+//! binary (KiB, MiB, GiB) only: KB and MB are read as 1000 by some and as 1024 by others.
 
 use std::time::Duration;
 
@@ -133,7 +133,7 @@ pub fn show_duration(duration: Duration) -> String {
 
 /// As the file would write it, in the largest unit that leaves no fraction.
 pub fn show_size(bytes: u64) -> String {
-    let fits = |(_, factor): &&(&str, u64)| bytes >= *factor && bytes % factor == 0;
+    let fits = |(_, factor): &&(&str, u64)| bytes >= *factor && bytes.is_multiple_of(*factor);
     let (unit, factor) = SIZE_UNITS.iter().find(fits).unwrap_or(&("B", 1));
     format!("{}{unit}", bytes / factor)
 }

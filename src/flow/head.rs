@@ -202,8 +202,14 @@ mod tests {
     fn what_could_be_read_in_two_ways_is_refused() {
         use Cause::{BadRequest, MethodNotAllowed};
         let (v10, v11, v2) = (Version::HTTP_10, Version::HTTP_11, Version::HTTP_2);
-        type Headers<'a> = &'a [(&'a str, &'a str)];
-        let table: &[(&str, &str, Version, Headers<'_>, Result<(&str, &str), Cause>)] = &[
+        type Case<'a> = (
+            &'a str,
+            &'a str,
+            Version,
+            &'a [(&'a str, &'a str)],
+            Result<(&'a str, &'a str), Cause>,
+        );
+        let table: &[Case<'_>] = &[
             ("GET", "/a/../b", v11, &[("host", "A.example:80")], Ok(("a.example", "/b"))),
             ("GET", "http://b.example/x", v11, &[("host", "a")], Ok(("b.example", "/x"))),
             ("GET", "http://b.example", v11, &[("host", "a")], Ok(("b.example", "/"))),

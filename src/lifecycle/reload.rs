@@ -17,7 +17,7 @@ use super::status::Status;
 use crate::config::diff::Diff;
 use crate::config::model::{Config, Name};
 use crate::config::{self, LoadError, Loaded};
-use crate::flow::worker::Command;
+use crate::flow::thread::Command;
 use crate::health::task::Health;
 use crate::listen::{BindError, Gate};
 use crate::observe::log;

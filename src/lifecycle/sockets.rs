@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::config::model::{BindAddr, Config, Name};
-use crate::flow::worker::Command;
+use crate::flow::thread::Command;
 use crate::listen::{BindError, Bound};
 
 #[derive(Debug, Default)]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use super::{Bound, ClientAddr, ClientStream, Gate, Permit};
 use crate::lifecycle::status::Status;
@@ -55,16 +55,16 @@ impl Acceptor {
         loop {
             let accepted = tokio::select! {
                 biased;
-                accepted = self.accept() => accepted,
                 () = &mut stop => break,
+                accepted = self.accept() => accepted,
             };
             match accepted {
                 Ok((stream, addr)) => {
                     backoff = Backoff::default();
                     let permit = tokio::select! {
                         biased;
-                        permit = gate.enter(&limit) => permit,
                         () = &mut stop => return,
+                        permit = gate.enter(&limit) => permit,
                     };
                     take(stream, addr, permit);
                 }
@@ -83,20 +83,17 @@ impl Acceptor {
         self.take_queued(gate, limit, take).await;
     }
 
-    /// Clients whose connection the kernel completed before the socket goes are served.
+    /// Clients whose connection the kernel completed before the socket goes are served, as far as
+    /// the connection limit lets them in at once.
     async fn take_queued(
         self,
         gate: &Arc<Gate>,
         limit: impl Fn() -> usize,
         mut take: impl FnMut(ClientStream, ClientAddr, Permit),
     ) {
-        loop {
-            let accepted = tokio::select! {
-                biased;
-                accepted = self.accept() => accepted,
-                () = std::future::ready(()) => return,
-            };
-            match accepted {
+        let Ok(bound) = self.into_bound() else { return };
+        for _ in 0..QUEUED {
+            match accept_now(&bound) {
                 Ok((stream, addr)) => {
                     let permit = tokio::select! {
                         biased;
@@ -108,6 +105,32 @@ impl Acceptor {
                 Err(error) if is_about_one_connection(&error) => {}
                 Err(_) => return,
             }
+        }
+    }
+
+    fn into_bound(self) -> io::Result<Bound> {
+        Ok(match self {
+            Acceptor::Tcp(listener) => Bound::Tcp(listener.into_std()?),
+            Acceptor::Unix(listener) => Bound::Unix(listener.into_std()?),
+        })
+    }
+}
+
+/// More than this many queued connections are not taken at the end: new ones may come without end.
+const QUEUED: usize = 4096;
+
+/// Asks the kernel itself: the runtime may not have heard yet of what came last.
+fn accept_now(bound: &Bound) -> io::Result<(ClientStream, ClientAddr)> {
+    match bound {
+        Bound::Tcp(listener) => {
+            let (stream, addr) = listener.accept()?;
+            stream.set_nonblocking(true)?;
+            Ok((ClientStream::Tcp(TcpStream::from_std(stream)?), ClientAddr::Ip(addr)))
+        }
+        Bound::Unix(listener) => {
+            let (stream, _) = listener.accept()?;
+            stream.set_nonblocking(true)?;
+            Ok((ClientStream::Unix(UnixStream::from_std(stream)?), ClientAddr::Unix))
         }
     }
 }

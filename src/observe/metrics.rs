@@ -6,7 +6,8 @@
 //! 10,000 backends stay a scrape one can afford.
 
 use super::cells::{
-    BackendCells, ByCause, ByClass, Histogram, ListenerCells, PoolCells, ProbeCells,
+    BackendCells, ByCause, ByClass, Counter, Histogram, ListenerCells, PROBE_FAILURES, PoolCells,
+    ProbeCells,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,8 +62,12 @@ pub enum Source {
     BackendCauses(fn(&BackendCells) -> &ByCause),
     /// Passed and failed; only for pools with a health check.
     BackendProbes(fn(&ProbeCells, Verdict) -> u64),
+    /// Only kinds of failure that there were.
+    BackendProbeFailures(fn(&ProbeCells) -> &[Counter; PROBE_FAILURES]),
     /// Only for pools with a health check.
     BackendProbe(fn(&ProbeCells) -> u64),
+    /// The same, summed over the pool's backends.
+    PoolProbe(fn(&ProbeCells) -> u64),
     /// What a pool of the current snapshot is, beyond its cells.
     PoolState(PoolFact),
     /// What a backend of the current snapshot is, beyond its cells.
@@ -214,6 +219,12 @@ pub const ALL: &[Metric] = &[
     histogram("evenkeel_probe_duration_seconds", &["pool"],
         ProbeTimes(|c| &c.duration),
         "Time of a probe, over the backends that the pool has now."),
+    counter("evenkeel_probes_not_made_total", &["pool"],
+        PoolProbe(|c| c.not_made.get()),
+        "Probes that found no socket, port or memory here; they say nothing of the backend."),
+    counter("evenkeel_probes_waited_total", &["pool"],
+        PoolProbe(|c| c.waited.get()),
+        "Probes that had to wait because so many were running."),
     // Backends
     gauge("evenkeel_backend_serving", &["pool", "backend"],
         BackendState(B::Serving),
@@ -251,6 +262,9 @@ pub const ALL: &[Metric] = &[
             Verdict::Failed => c.failed.get(),
         }),
         "Probes of its health check, by result (passed, failed)."),
+    counter("evenkeel_backend_probe_failures_total", &["pool", "backend", "why"],
+        BackendProbeFailures(|c| &c.failures),
+        "Failed probes by what was wrong; a series begins with the first failure."),
     counter("evenkeel_backend_state_changes_total", &["pool", "backend"],
         BackendProbe(|c| c.changes.get()),
         "Changes of its state by the health check, either way."),
@@ -327,7 +341,7 @@ mod tests {
 
     #[test]
     fn names_and_labels_keep_the_conventions() {
-        let labels = ["listener", "pool", "backend", "class", "cause", "reason", "result"];
+        let labels = ["listener", "pool", "backend", "class", "cause", "reason", "result", "why"];
         let mut seen = HashSet::new();
         for metric in ALL {
             let name = metric.name;

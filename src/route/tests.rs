@@ -429,8 +429,13 @@ fn spelling_a_character_otherwise_changes_nothing() {
             })
             .map(|part| if part.starts_with('%') { part.to_lowercase() } else { spell(rng, part) })
             .collect();
-        let normal = target::normalise(&spelled).unwrap();
-        assert_eq!(normal, remove_dot_segments(&clean), "{spelled}");
+        match target::normalise(&spelled) {
+            Ok(normal) => assert_eq!(normal, remove_dot_segments(&clean), "{spelled}"),
+            Err(why) => {
+                assert_eq!(why, target::BadTarget::HiddenDots, "{spelled}");
+                assert!(clean.contains(".%2F") || clean.contains("%2F."), "{spelled}");
+            }
+        }
     });
 }
 
@@ -466,7 +471,7 @@ fn no_rewrite_leaves_the_normal_form() {
     let patterns = ["a", "/", "(.)/", "^", "[.a]"].map(|p| Pattern(regex::Regex::new(p).unwrap()));
     seeded(20_000, |rng| {
         let path = format!("/{}", random_text(rng, &["/", "a", "b", "..", "%2F"]));
-        let path = target::normalise(&path).unwrap();
+        let Ok(path) = target::normalise(&path) else { return };
         let rule = Rewrite {
             strip_prefix: rng.bool().then(|| "/a".into()),
             path_regex: rng

@@ -1,10 +1,11 @@
-//! What only several sections together show: names of pools, addresses that get in each other's way.
+//! What only several sections together show: names of pools, what a tcp listener cannot ask of its
+//! pool, addresses that get in each other's way.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use super::cx::{Cx, Reference};
-use crate::config::model::{BindAddr, Config, Name};
+use crate::config::model::{Balance, BindAddr, Config, HashBy, Mode, Name, Pool};
 use crate::config::path::Path;
 use crate::config::problems::did_you_mean;
 use crate::config::source::Wrong;
@@ -16,6 +17,7 @@ pub fn check(cx: &mut Cx<'_>, config: &Config) {
         references(cx, config);
     }
     addresses(cx, config.admin.listen);
+    tcp_balance(cx, config);
 }
 
 fn references(cx: &mut Cx<'_>, config: &Config) {
@@ -49,6 +51,24 @@ fn references(cx: &mut Cx<'_>, config: &Config) {
     for pool in config.pools.iter().filter(|pool| !used.contains(&pool.name)) {
         let at = Path::root().key("pools").key(pool.name.as_str());
         cx.warn(&at, Wrong::plain("no listener uses this pool"));
+    }
+}
+
+/// A connection has a client, but no path, header or cookie by which it could be told apart.
+fn tcp_balance(cx: &mut Cx<'_>, config: &Config) {
+    let pools: HashMap<&Name, &Pool> = config.pools.iter().map(|p| (&p.name, p)).collect();
+    for listener in &config.listeners {
+        let Mode::Tcp { pool } = &listener.mode else { continue };
+        let by = match pools.get(pool).map(|pool| &pool.balance) {
+            Some(Balance::Hash(HashBy::Header(_))) => "a header",
+            Some(Balance::Hash(HashBy::Cookie(_))) => "a cookie",
+            Some(Balance::Hash(HashBy::Path)) => "the path",
+            _ => continue,
+        };
+        let at = Path::root().key("listeners").key(listener.name.as_str()).key("pool");
+        let text = format!("this pool hashes by {by}, which a tcp connection does not have");
+        let wrong = Wrong::new(text, "for tcp: any other balance, or hash by client_ip");
+        cx.error(&at, Some(pool.as_str()), wrong);
     }
 }
 

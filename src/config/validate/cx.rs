@@ -1,7 +1,7 @@
 //! What every part of validation shares: where problems go, and how a path becomes a place.
 //!
-//! Also the few ways in which a raw value is read: `text` for one, `each` for a list, `section` for a
-//! part of the tree that serde reads.
+//! Also the few ways in which a raw value is read: `text` for one, `each` for a list, `section` for
+//! a part of the tree that serde reads.
 
 use std::path::{Path as FilePath, PathBuf};
 
@@ -31,8 +31,8 @@ pub struct Cx<'a> {
     source: &'a Source<'a>,
     root: &'a Node,
     base_dir: &'a FilePath,
-    problems: Vec<Problem>,
-    left_out: usize,
+    errors: Listed,
+    warnings: Listed,
     /// Every place that names a pool, for `cross`.
     pub references: Vec<Reference>,
     /// Every address that a listener binds, for `cross`.
@@ -41,24 +41,25 @@ pub struct Cx<'a> {
 
 impl<'a> Cx<'a> {
     pub fn new(source: &'a Source<'a>, root: &'a Node, base_dir: &'a FilePath) -> Cx<'a> {
-        let (problems, references, bound) = (Vec::new(), Vec::new(), Vec::new());
-        Cx { source, root, base_dir, problems, left_out: 0, references, bound }
+        let (errors, warnings) = (Listed::default(), Listed::default());
+        let (references, bound) = (Vec::new(), Vec::new());
+        Cx { source, root, base_dir, errors, warnings, references, bound }
     }
 
     pub fn flaw(&mut self, flaw: Flaw) {
         let Flaw { at, path, found, wrong } = flaw;
-        if self.room() {
-            let problem = self.source.problem(Severity::Error, at, &path, found.as_deref(), wrong);
-            self.problems.push(problem);
-        }
+        let (source, found) = (self.source, found.as_deref());
+        self.errors.add(|| source.problem(Severity::Error, at, &path, found, wrong));
     }
 
     pub fn error(&mut self, at: &Path, found: Option<&str>, wrong: Wrong) {
-        self.add(Severity::Error, at, found, wrong);
+        let (source, root) = (self.source, self.root);
+        self.errors.add(|| source.problem(Severity::Error, root.locate(at).0, at, found, wrong));
     }
 
     pub fn warn(&mut self, at: &Path, wrong: Wrong) {
-        self.add(Severity::Warning, at, None, wrong);
+        let (source, root) = (self.source, self.root);
+        self.warnings.add(|| source.problem(Severity::Warning, root.locate(at).0, at, None, wrong));
     }
 
     /// The key `key` of the map at `at` has to be there.
@@ -75,8 +76,12 @@ impl<'a> Cx<'a> {
         let named = format!("`{key}`");
         let parent = at.to_string();
         self.has(&at.key("<<"))
-            || self.problems.iter().any(|p| {
-                p.path.starts_with(&parent) && p.help.as_deref().is_some_and(|h| h.contains(&named))
+            || self.errors.problems.iter().any(|p| {
+                let beside = p
+                    .path
+                    .strip_prefix(&parent)
+                    .is_some_and(|rest| !rest.trim_start_matches('.').contains(['.', '[']));
+                beside && p.help.as_deref().is_some_and(|help| help.contains(&named))
             })
     }
 
@@ -164,32 +169,37 @@ impl<'a> Cx<'a> {
 
     /// In the order of the file, none twice. Beside errors there are no warnings: what is wrong was
     /// left out, and a warning could come of that alone.
-    pub fn finish(mut self) -> Vec<Problem> {
-        if self.problems.iter().any(Problem::is_error) {
-            self.problems.retain(Problem::is_error);
-        }
-        self.problems.sort_by_key(|problem| (problem.line, problem.column));
-        self.problems.dedup();
-        if self.left_out > 0 {
-            let text = format!("{} more problems are not listed", self.left_out);
+    pub fn finish(self) -> Vec<Problem> {
+        let (listed, severity) = match self.errors.problems.is_empty() {
+            true => (self.warnings, Severity::Warning),
+            false => (self.errors, Severity::Error),
+        };
+        let Listed { mut problems, left_out } = listed;
+        problems.sort_by_key(|problem| (problem.line, problem.column));
+        problems.dedup();
+        if left_out > 0 {
+            let text = format!("{left_out} more {}s are not listed", severity.label());
             let (at, _) = self.root.locate(&Path::root());
-            let last =
-                self.source.problem(Severity::Error, at, &Path::root(), None, Wrong::plain(text));
-            self.problems.push(last);
+            let wrong = Wrong::plain(text);
+            problems.push(self.source.problem(severity, at, &Path::root(), None, wrong));
         }
-        self.problems
+        problems
     }
+}
 
-    fn add(&mut self, severity: Severity, at: &Path, found: Option<&str>, wrong: Wrong) {
-        if self.room() {
-            let (mark, _) = self.root.locate(at);
-            self.problems.push(self.source.problem(severity, mark, at, found, wrong));
+/// Problems of one severity, up to a bound.
+#[derive(Debug, Default)]
+struct Listed {
+    problems: Vec<Problem>,
+    left_out: usize,
+}
+
+impl Listed {
+    fn add(&mut self, problem: impl FnOnce() -> Problem) {
+        if self.problems.len() < MOST_PROBLEMS {
+            self.problems.push(problem());
+        } else {
+            self.left_out += 1;
         }
-    }
-
-    fn room(&mut self) -> bool {
-        let room = self.problems.len() < MOST_PROBLEMS;
-        self.left_out += usize::from(!room);
-        room
     }
 }

@@ -185,8 +185,8 @@ pub fn settle(
     if check.timeout >= check.interval {
         let place = if over.timeout.is_some() { at.key("timeout") } else { at };
         let text = format!(
-            "the probe's timeout ({}) is not below its interval ({}): a slow backend is probed less \
-             often than the interval says",
+            "the probe's timeout ({}) is not below its interval ({}): a slow backend is probed \
+             less often than the interval says",
             show_duration(check.timeout),
             show_duration(check.interval)
         );

@@ -9,6 +9,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use super::addresses::is_host_name;
 use crate::config::model::{HostPattern, PathPattern, ValuePattern};
 use crate::config::source::Wrong;
+use crate::route::target::{self, BadTarget};
 
 const PATH: &str = "a path such as /v1 or, for all below it too, /v1/*";
 
@@ -158,49 +159,31 @@ pub fn path_pattern(text: &str) -> Result<PathPattern, Wrong> {
     Ok(if prefix { PathPattern::Prefix(fixed) } else { PathPattern::Exact(fixed) })
 }
 
-/// A path in the form in which requests are compared: percent-encodings in capitals, none that is
-/// not needed, no dot segments (RFC 3986 6.2.2).
+/// A path in the form in which requests are compared; see [`target::normalise`].
 pub fn path(text: &str) -> Result<String, Wrong> {
     const ALLOWED: &str = "a path that starts with /, such as /v1";
-    let wrong = |message: &str| Err(Wrong::new(message, ALLOWED));
-    if !text.starts_with('/') {
-        return Err(Wrong::new("a path starts with /", ALLOWED).help(format!("write /{text}")));
-    }
-    if text.contains(['?', '#']) {
-        return wrong("a path has no query and no fragment");
-    }
-    if !text.bytes().all(|b| b.is_ascii_graphic()) || text.contains('\\') {
-        return wrong("a path is visible ASCII; the rest is percent-encoded, a space as %20");
-    }
-    let Some(normal) = unescaped(text) else {
-        return wrong("a % must be followed by two hexadecimal digits, and %00 is never served");
+    let wrong = |message: String| Wrong::new(message, ALLOWED);
+    // Requests lose theirs; in a rule they are more likely a slip than a spelling.
+    let dots = |segment: &str| {
+        matches!(segment.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..")
     };
-    if normal.split('/').any(|segment| matches!(segment, "." | "..")) {
-        return wrong("a path with the segments . or .. matches nothing: requests come without");
-    }
-    Ok(normal)
-}
-
-/// Decodes what needs no encoding (RFC 3986 2.3) and writes the rest in capitals.
-fn unescaped(text: &str) -> Option<String> {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find('%') {
-        out.push_str(&rest[..at]);
-        let digits = rest.get(at + 1..at + 3)?;
-        if !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return None;
+    match target::normalise(text) {
+        Ok(_) if text.split('/').any(dots) => Err(wrong(
+            "a path with the segments . or .. matches nothing: requests come without".into(),
+        )),
+        Ok(normal) => Ok(normal.into_owned()),
+        Err(BadTarget::NotAbsolute) => {
+            Err(wrong("a path starts with /".into()).help(format!("write /{text}")))
         }
-        let byte = u8::from_str_radix(digits, 16).ok()?;
-        match byte {
-            0 => return None,
-            b if b.is_ascii_alphanumeric() || b"-._~".contains(&b) => out.push(char::from(b)),
-            _ => out.push_str(&format!("%{byte:02X}")),
+        Err(BadTarget::Character) if text.contains('?') => {
+            Err(wrong("a path has no query; it has a key of its own, `query`".into()))
         }
-        rest = &rest[at + 3..];
+        Err(BadTarget::Character) => {
+            let wrong = wrong(BadTarget::Character.to_string());
+            Err(wrong.help("a space, for example, as %20"))
+        }
+        Err(other) => Err(wrong(other.to_string())),
     }
-    out.push_str(rest);
-    Some(out)
 }
 
 #[cfg(test)]

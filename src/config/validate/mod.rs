@@ -2,8 +2,8 @@
 //!
 //! One file per section of the configuration; `cx` carries the problems and finds their places,
 //! `words`, `http_words` and `addresses` read single values, `cross` and `shadow` look at what only
-//! several sections together show. A wrong value is reported and replaced by its default, so that the
-//! rest is still looked at; with one error no model comes out.
+//! several sections together show. A wrong value is reported and replaced by its default, so that
+//! the rest is still looked at; with one error no model comes out.
 
 mod action;
 mod addresses;

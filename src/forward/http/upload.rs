@@ -229,7 +229,7 @@ impl Body for Upload {
     fn size_hint(&self) -> SizeHint {
         match &self.shared {
             None => SizeHint::with_exact(0),
-            Some(shared) if self.taken == 0 => shared.hint.clone(),
+            Some(shared) if self.taken == 0 => shared.hint,
             Some(_) => SizeHint::default(),
         }
     }

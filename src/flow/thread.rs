@@ -1,0 +1,146 @@
+//! The thread of a data worker: its runtime, its accept loops, its clock, and the commands it obeys.
+
+use std::cell::Cell;
+use std::io;
+use std::rc::{Rc, Weak};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+use tokio::runtime::LocalRuntime;
+use tokio::sync::{mpsc, oneshot};
+
+use super::connection;
+use super::worker::{Shared, Worker};
+use crate::config::model::Name;
+use crate::forward::session::Session;
+use crate::listen::{Acceptor, Bound};
+use crate::timer::TICK;
+
+/// What the control thread tells a worker.
+#[derive(Debug)]
+pub enum Command {
+    /// Accept from this socket, for the listener of this name. The number names the socket.
+    Listen(u64, Name, Bound),
+    /// Take what is queued there, then let the socket go.
+    Unlisten(u64),
+    /// The listener is gone: its connections are to leave, and are cut after this long.
+    Retire(Name, Duration),
+    /// Close all sockets; connections are to leave. The thread ends with the last of them.
+    Drain,
+    /// End what is left.
+    Cut,
+}
+
+/// Runs a worker on the current thread until it is drained or cut. Ends early only if the runtime
+/// cannot be made.
+pub fn run(
+    id: usize,
+    shared: Shared,
+    commands: mpsc::UnboundedReceiver<Command>,
+) -> io::Result<()> {
+    let runtime = LocalRuntime::new()?;
+    runtime.block_on(async {
+        let worker = Worker::new(id, shared);
+        tokio::task::spawn_local(keep_time(Rc::downgrade(&worker)));
+        obey(&worker, commands).await;
+        worker.idle.clear();
+    });
+    // Tasks that a cut left behind end with the runtime.
+    Ok(())
+}
+
+/// Moves the wheel on with the clock, and drops idle backend connections that are old.
+async fn keep_time(worker: Weak<Worker>) {
+    let began = tokio::time::Instant::now();
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let mut swept = 0;
+    loop {
+        let at = ticks.tick().await;
+        let Some(worker) = worker.upgrade() else { return };
+        let now = (at.duration_since(began).as_nanos() / TICK.as_nanos()) as u64;
+        worker.wheel.advance(now);
+        if now >= swept + 50 {
+            swept = now;
+            worker.idle.sweep(now);
+            // A worker without traffic lets an old snapshot go here.
+            worker.view();
+        }
+    }
+}
+
+async fn obey(worker: &Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command>) {
+    let mut sockets: FxHashMap<u64, oneshot::Sender<()>> = FxHashMap::default();
+    let accepting = Rc::new(Cell::new(0_usize));
+    loop {
+        if worker.sessions.is_draining() && accepting.get() == 0 && worker.sessions.is_empty() {
+            return;
+        }
+        let command = tokio::select! {
+            command = commands.recv() => command,
+            () = worker.sessions.ended() => continue,
+        };
+        match command {
+            Some(Command::Listen(socket, name, bound)) => match Acceptor::new(bound) {
+                Ok(acceptor) => {
+                    let (stop, stopped) = oneshot::channel();
+                    sockets.insert(socket, stop);
+                    accepting.set(accepting.get() + 1);
+                    let accept = accept(worker.clone(), name, acceptor, stopped);
+                    let accepting = accepting.clone();
+                    let worker = worker.clone();
+                    tokio::task::spawn_local(async move {
+                        accept.await;
+                        accepting.set(accepting.get() - 1);
+                        worker.sessions.nudge();
+                    });
+                }
+                Err(error) => tracing::error!(listener = %name, %error, "cannot accept"),
+            },
+            Some(Command::Unlisten(socket)) => drop(sockets.remove(&socket)),
+            Some(Command::Retire(name, after)) => {
+                worker.sessions.tell(Some(&name), Session::leave);
+                let worker = worker.clone();
+                tokio::task::spawn_local(async move {
+                    tokio::time::sleep(after).await;
+                    if worker.here(&name).is_none() {
+                        worker.sessions.tell(Some(&name), Session::cut);
+                    }
+                });
+            }
+            Some(Command::Drain) => {
+                sockets.clear();
+                worker.sessions.drain();
+            }
+            Some(Command::Cut) | None => {
+                let left = worker.sessions.len() as u64;
+                worker.shared.status.cut.fetch_add(left, Ordering::Relaxed);
+                worker.sessions.tell(None, Session::cut);
+                // One turn of the runtime: sockets close, guards end their accounting.
+                tokio::task::yield_now().await;
+                return;
+            }
+        }
+    }
+}
+
+/// Accepts for one listener until `stopped`.
+async fn accept(
+    worker: Rc<Worker>,
+    name: Name,
+    acceptor: Acceptor,
+    stopped: oneshot::Receiver<()>,
+) {
+    let Shared { gate, status, .. } = worker.shared.clone();
+    let limit = || worker.shared.current.load().config.limits.connections;
+    let stopped = async {
+        let _ = stopped.await; // dropped or sent: the same
+    };
+    acceptor
+        .run(&gate, &status, limit, stopped, |stream, addr, permit| {
+            let story = connection::serve(worker.clone(), name.clone(), stream, addr, permit);
+            tokio::task::spawn_local(story);
+        })
+        .await;
+}
