@@ -22,8 +22,8 @@ use crate::timer::TICK;
 pub enum Command {
     /// Accept from this socket, for the listener of this name. The number names the socket.
     Listen(u64, Name, Bound),
-    /// Take what is queued there, then let the socket go.
-    Unlisten(u64),
+    /// Take what is queued there, then let the socket go, and last of all this sender.
+    Unlisten(u64, mpsc::Sender<()>),
     /// The listener is gone: its connections are to leave, and are cut after this long.
     Retire(Name, Duration),
     /// Close all sockets; connections are to leave. The thread ends with the last of them.
@@ -71,7 +71,7 @@ async fn keep_time(worker: Weak<Worker>) {
 }
 
 async fn obey(worker: &Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command>) {
-    let mut sockets: FxHashMap<u64, oneshot::Sender<()>> = FxHashMap::default();
+    let mut sockets: FxHashMap<u64, oneshot::Sender<mpsc::Sender<()>>> = FxHashMap::default();
     let accepting = Rc::new(Cell::new(0_usize));
     loop {
         if worker.sessions.is_draining() && accepting.get() == 0 && worker.sessions.is_empty() {
@@ -98,7 +98,12 @@ async fn obey(worker: &Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command
                 }
                 Err(error) => tracing::error!(listener = %name, %error, "cannot accept"),
             },
-            Some(Command::Unlisten(socket)) => drop(sockets.remove(&socket)),
+            Some(Command::Unlisten(socket, done)) => {
+                if let Some(stop) = sockets.remove(&socket) {
+                    // A loop that has ended by itself has no socket to let go.
+                    let _ = stop.send(done);
+                }
+            }
             Some(Command::Retire(name, after)) => {
                 worker.sessions.tell(Some(&name), Session::leave);
                 let worker = worker.clone();
@@ -130,17 +135,18 @@ async fn accept(
     worker: Rc<Worker>,
     name: Name,
     acceptor: Acceptor,
-    stopped: oneshot::Receiver<()>,
+    stopped: oneshot::Receiver<mpsc::Sender<()>>,
 ) {
     let Shared { gate, status, .. } = worker.shared.clone();
     let limit = || worker.shared.current.load().config.limits.connections;
-    let stopped = async {
-        let _ = stopped.await; // dropped or sent: the same
-    };
+    // Held until the socket is closed; none if the whole process stops.
+    let mut done = None;
+    let stopped = async { done = stopped.await.ok() };
     acceptor
         .run(&gate, &status, limit, stopped, |stream, addr, permit| {
             let story = connection::serve(worker.clone(), name.clone(), stream, addr, permit);
             tokio::task::spawn_local(story);
         })
         .await;
+    drop(done);
 }

@@ -212,15 +212,31 @@ fn the_demo_answers_and_survives_its_own_killing() {
 fn every_example_passes_the_strict_check() {
     let folder = repository().join("examples");
     let mut found = 0;
-    for entry in std::fs::read_dir(&folder).unwrap().flatten() {
-        // The compose project mounts its file as the image wants it.
-        let files = ["config.yaml", "evenkeel/evenkeel.yaml"].map(|file| entry.path().join(file));
-        let file = files.iter().find(|file| file.is_file());
-        let file = file.unwrap_or_else(|| panic!("{:?} has no config.yaml", entry.file_name()));
-        let path = file.to_string_lossy().into_owned();
-        let (code, text) = said(&evenkeel(repository(), &["check", "--strict", &path]));
-        assert_eq!(code, Some(0), "{text}");
-        found += 1;
+    let entries = std::fs::read_dir(&folder).expect("there are examples");
+    for entry in entries.flatten().filter(|entry| entry.path().is_dir()) {
+        let configurations = configurations(&entry.path());
+        assert!(!configurations.is_empty(), "{} has no configuration", entry.path().display());
+        for path in configurations {
+            let (code, text) = said(&evenkeel(repository(), &["check", "--strict", &path]));
+            assert_eq!(code, Some(0), "{text}");
+            found += 1;
+        }
     }
     assert!(found > 0, "no example in {}", folder.display());
+}
+
+/// The YAML files below a folder that are ours: others have no `listeners`.
+fn configurations(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(configurations(&path));
+        } else if path.extension().is_some_and(|extension| extension == "yaml") {
+            let text = std::fs::read_to_string(&path).expect("a file that can be read");
+            let ours = text.lines().any(|line| line.starts_with("listeners:"));
+            found.extend(ours.then(|| path.to_string_lossy().into_owned()));
+        }
+    }
+    found
 }

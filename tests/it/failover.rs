@@ -200,11 +200,11 @@ fn backends_restarted_one_after_the_other_cost_no_get() {
     let mut backends = three();
     let proxy = Proxy::start(checked(&backends));
     let load = Load::on(proxy.address("web")).half_posts().start();
-    for number in 0..3 {
+    for backend in &mut backends {
         load.wait_answers(20);
-        backends[number].kill();
+        backend.kill();
         proxy.wait_serving("web", 2, PATIENCE);
-        backends[number].restart();
+        backend.restart();
         proxy.wait_serving("web", 3, PATIENCE);
     }
     let report = load.stop();

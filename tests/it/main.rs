@@ -6,6 +6,8 @@ mod cli;
 mod drain;
 mod failover;
 mod health;
+mod peers;
 mod reload;
 mod smoke;
+mod testkit;
 mod tidy;

@@ -34,7 +34,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::evenkeel::Folder;
@@ -157,7 +157,7 @@ fn ledger(folder: &Folder) -> PathBuf {
 
 /// This very test binary, asked to be a backend.
 #[track_caller]
-fn launch(name: &str, at: SocketAddr, ledger: &PathBuf, act: &str) -> (Child, SocketAddr, usize) {
+fn launch(name: &str, at: SocketAddr, ledger: &Path, act: &str) -> (Child, SocketAddr, usize) {
     let test = "harness::process::backend_process";
     let mut command = Command::new(std::env::current_exe().expect("a process has a program"));
     command.args(["--exact", test, "--nocapture", "--test-threads=1"]);

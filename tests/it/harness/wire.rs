@@ -92,7 +92,7 @@ impl Conn {
     /// Sends a request and reads its answer.
     pub fn ask(&mut self, ask: &Ask) -> Result<Answer, Broken> {
         // An answer may be there although not all of the request was taken.
-        let sent = self.send(&ask.bytes());
+        let sent = self.send(ask.bytes());
         match (self.answer(&ask.method), sent) {
             (Err(_), Err(error)) => Err(error),
             (answer, _) => answer,
