@@ -34,6 +34,9 @@ use crate::observe::cells::CLASSES;
 
 const CONFIG: &str = include_str!("../../config.example.yaml");
 
+const NEEDS: &str = "the demo needs 8080, 9901 and 9001 to 9003 free on 127.0.0.1; to use others, \
+                     change a copy of config.example.yaml and start your own servers for it";
+
 /// What the demo's own clients do: so many of them, each a request this often.
 const CLIENTS: usize = 4;
 const PAUSE: Duration = Duration::from_millis(20);
@@ -82,6 +85,7 @@ async fn demo(args: Args) -> ExitCode {
             Ok(backend) => running.push(backend),
             Err(error) => {
                 eprintln!("evenkeel: the demo's backend cannot listen on {addr}: {error}");
+                eprintln!("evenkeel: {NEEDS}");
                 return ExitCode::FAILURE;
             }
         }
@@ -90,6 +94,7 @@ async fn demo(args: Args) -> ExitCode {
         Ok(app) => app,
         Err(error) => {
             report(&error);
+            eprintln!("evenkeel: {NEEDS}");
             return ExitCode::FAILURE;
         }
     };
