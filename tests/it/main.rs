@@ -2,5 +2,13 @@
 
 mod harness;
 
+mod http_balance;
+mod http_errors;
+mod http_headers;
+mod http_refusals;
+mod http_requests;
+mod http_retries;
+mod http_streams;
+mod routes;
 mod smoke;
 mod tidy;
