@@ -78,9 +78,32 @@ impl Proxy {
     /// The same, with further arguments of `run`.
     #[track_caller]
     pub fn start_with(config: impl ToString, args: &[&str]) -> Proxy {
-        let folder = Folder::new();
+        Proxy::start_in(Folder::new(), program_under_test(), config, args)
+    }
+
+    /// The same, with this folder, in which there may be files that the configuration names.
+    #[track_caller]
+    pub fn start_beside(folder: Folder, config: impl ToString) -> Proxy {
+        Proxy::start_in(folder, program_under_test(), config, &[])
+    }
+
+    /// The same, after a shell has run `prelude`, such as `ulimit -n 64`.
+    #[track_caller]
+    pub fn start_after(prelude: &str, config: impl ToString) -> Proxy {
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", &format!("{prelude}; exec \"$0\" \"$@\"")]);
+        shell.arg(env!("CARGO_BIN_EXE_evenkeel")).env_remove("EVENKEEL_LOG");
+        Proxy::start_in(Folder::new(), shell, config, &[])
+    }
+
+    #[track_caller]
+    fn start_in(
+        folder: Folder,
+        mut command: Command,
+        config: impl ToString,
+        args: &[&str],
+    ) -> Proxy {
         let file = folder.file("evenkeel.yaml", config.to_string());
-        let mut command = program_under_test();
         command.current_dir(folder.path()).arg("run").arg("--config").arg(file).args(args);
         let mut child = Child::start("evenkeel", &mut command);
         let mut listeners = HashMap::new();
@@ -154,6 +177,17 @@ impl Proxy {
         get(self.admin, target).unwrap_or_else(|why| panic!("admin does not answer: {why}"))
     }
 
+    /// Waits until no backend has a request or stream in flight, and no request is in progress.
+    #[track_caller]
+    pub fn wait_at_rest(&self) {
+        eventually("nothing is in flight", PATIENCE, || {
+            let text = self.scrape();
+            let sum = |name| metrics::sum(&text, name, &[]);
+            sum("evenkeel_backend_in_flight") == 0.0
+                && sum("evenkeel_pool_requests_in_progress") == 0.0
+        });
+    }
+
     /// Waits until so many backends of a pool serve.
     #[track_caller]
     pub fn wait_serving(&self, pool: &str, backends: usize, within: Duration) -> Duration {
@@ -173,10 +207,32 @@ impl Proxy {
         self.events().into_iter().filter(|event| event["message"] == message).collect()
     }
 
+    /// A number of kB from `/proc/PID/status`, in bytes: `VmRSS`, or its peak `VmHWM`.
+    #[track_caller]
+    pub fn memory_bytes(&self, field: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.pid()));
+        let status = status.expect("a running process has a status");
+        let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        kilobytes.unwrap_or_else(|| panic!("no {field} in {status}")) * 1024
+    }
+
     /// SIGTERM, and its end is waited for.
     #[track_caller]
     pub fn stop(&mut self) -> ExitStatus {
         self.child.signal(Signal::Terminate);
         self.child.wait_exit(PATIENCE)
+    }
+}
+
+impl Drop for Proxy {
+    /// Whatever a test did to it: none of its threads may have panicked.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        let panics: Vec<_> =
+            self.child.lines().into_iter().filter(|line| line.contains("panicked at")).collect();
+        assert!(panics.is_empty(), "{panics:#?}");
     }
 }

@@ -43,6 +43,13 @@ impl Setup {
         self
     }
 
+    /// A pool with these keys (YAML in one line), its backends among them.
+    pub fn pool_of(mut self, name: &str, keys: &str) -> Setup {
+        // Writing to a String does not fail.
+        writeln!(self.pools, "  {name}: {{{keys}}}").unwrap();
+        self
+    }
+
     /// A pool of these backends, with further keys (YAML in one line, may be empty).
     pub fn pool<B: Display>(
         mut self,

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use super::Ask;
@@ -72,11 +72,45 @@ pub fn get(address: SocketAddr, target: &str) -> Result<Answer, Broken> {
 
 impl Conn {
     pub fn open(address: SocketAddr) -> Result<Conn, Broken> {
-        let stream = TcpStream::connect_timeout(&address, SILENCE)?;
+        Conn::over(TcpStream::connect_timeout(&address, SILENCE)?)
+    }
+
+    /// From this address of ours.
+    pub fn open_from(ip: IpAddr, address: SocketAddr) -> Result<Conn, Broken> {
+        let domain = socket2::Domain::for_address(address);
+        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+        socket.bind(&SocketAddr::new(ip, 0).into())?;
+        socket.connect_timeout(&address.into(), SILENCE)?;
+        Conn::over(socket.into())
+    }
+
+    /// On a connection that is there.
+    pub fn over(stream: TcpStream) -> Result<Conn, Broken> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(SILENCE))?;
         stream.set_write_timeout(Some(SILENCE))?;
         Ok(Conn { reader: BufReader::new(stream) })
+    }
+
+    /// Ends it with a reset.
+    pub fn reset(self) {
+        let socket = socket2::SockRef::from(self.stream());
+        socket.set_linger(Some(Duration::ZERO)).expect("a socket takes this option");
+    }
+
+    /// Whether nothing has come that was not read: no byte, no end.
+    pub fn is_silent(&self) -> bool {
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        let peeked = socket2::SockRef::from(self.stream())
+            .recv_with_flags(&mut byte, libc::MSG_PEEK | libc::MSG_DONTWAIT);
+        let nothing = peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        nothing && self.reader.buffer().is_empty()
+    }
+
+    /// Waits until the other side has closed in good order, having sent nothing more.
+    #[track_caller]
+    pub fn assert_closed(&mut self) {
+        assert_eq!(self.rest(), Ok(Vec::new()), "after the answer");
     }
 
     pub fn stream(&self) -> &TcpStream {
