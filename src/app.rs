@@ -129,12 +129,14 @@ impl App {
 
     /// Every listener's name with its addresses in force.
     pub fn listeners(&self) -> Vec<(Name, BindAddr)> {
-        let in_force = |(name, addr, local): (&Name, &BindAddr, Option<SocketAddr>)| {
-            (name.clone(), local.map_or_else(|| addr.clone(), BindAddr::Tcp))
-        };
-        let mut list: Vec<_> = self.applier.sockets.list().map(in_force).collect();
-        list.sort();
-        list
+        let snapshot = self.shared.current.load_full();
+        let sockets = &self.applier.sockets;
+        let in_force = |addr: &BindAddr| sockets.in_force(addr).map(BindAddr::Tcp);
+        let listeners = snapshot.listeners.iter().map(|listener| &listener.config);
+        listeners
+            .flat_map(|l| l.bind.iter().map(|addr| (&l.name, addr)))
+            .map(|(name, addr)| (name.clone(), in_force(addr).unwrap_or_else(|| addr.clone())))
+            .collect()
     }
 
     /// Runs until a signal ends the process. True if everything was drained, nothing cut.
@@ -144,10 +146,10 @@ impl App {
             tokio::select! {
                 biased;
                 told = self.signals.next() => {
+                    watched = self.watch.then(|| self.fingerprint());
                     if told == Told::Stop || self.reload_or_stop().await {
                         break;
                     }
-                    watched = self.watch.then(|| self.fingerprint());
                 }
                 () = sleep(HOUSEKEEPING) => {
                     self.applier.publisher.drop_retired();
