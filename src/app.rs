@@ -19,6 +19,7 @@ use tokio::time::sleep;
 use crate::admin;
 use crate::config::LoadError;
 use crate::config::model::{BindAddr, Config, Name};
+use crate::config::units::show_duration;
 use crate::flow::thread::{self, Command};
 use crate::flow::worker::Shared;
 use crate::health::task::Health;
@@ -131,12 +132,14 @@ impl App {
 
     /// Every listener's name with its addresses in force.
     pub fn listeners(&self) -> Vec<(Name, BindAddr)> {
-        let in_force = |(name, addr, local): (&Name, &BindAddr, Option<SocketAddr>)| {
-            (name.clone(), local.map_or_else(|| addr.clone(), BindAddr::Tcp))
-        };
-        let mut list: Vec<_> = self.applier.sockets.list().map(in_force).collect();
-        list.sort();
-        list
+        let snapshot = self.shared.current.load_full();
+        let sockets = &self.applier.sockets;
+        let in_force = |addr: &BindAddr| sockets.in_force(addr).map(BindAddr::Tcp);
+        let listeners = snapshot.listeners.iter().map(|listener| &listener.config);
+        listeners
+            .flat_map(|l| l.bind.iter().map(|addr| (&l.name, addr)))
+            .map(|(name, addr)| (name.clone(), in_force(addr).unwrap_or_else(|| addr.clone())))
+            .collect()
     }
 
     /// Runs until a signal ends the process. True if everything was drained, nothing cut.
@@ -145,6 +148,7 @@ impl App {
             tokio::select! {
                 biased;
                 told = self.signals.next() => {
+                    watched = self.watch.then(|| self.fingerprint());
                     if told == Told::Stop || self.reload_or_stop().await {
                         break;
                     }
@@ -180,7 +184,7 @@ impl App {
         let config = self.shared.current.load_full().config.clone();
         systemd::stopping();
         self.enter(Phase::Leaving);
-        tracing::info!(delay = ?config.shutdown_delay, "stopping");
+        tracing::info!(delay = show_duration(config.shutdown_delay), "stopping");
         let mut cut = tokio::select! {
             () = sleep(config.shutdown_delay) => false,
             () = self.signals.stop() => true,
@@ -190,7 +194,7 @@ impl App {
         self.applier.sockets.close();
         self.tell_workers(|| Command::Drain);
         if !cut {
-            tracing::info!(timeout = ?config.drain_timeout, "draining");
+            tracing::info!(timeout = show_duration(config.drain_timeout), "draining");
             cut = tokio::select! {
                 _ = self.ended.recv() => false,
                 () = sleep(config.drain_timeout) => true,

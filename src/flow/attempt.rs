@@ -6,16 +6,18 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use http::request::Parts;
-use http::{HeaderValue, Request, Response, header};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 
 use super::client::Client;
 use super::decide::Plan;
+use super::head;
 use crate::config::model::Timeouts;
 use crate::forward::connect::connect;
 use crate::forward::http::upload::Source;
 use crate::forward::http::{BackendConn, Incoming, SendError};
 use crate::outcome::{self, Cause, Sent};
 use crate::pool::Lease;
+use crate::sys::shortage::is_shortage;
 use crate::timer::{Deadline, Elapsed, Wheel};
 
 /// The deadlines of one request.
@@ -68,13 +70,33 @@ impl Attempt<'_> {
                 None => self.connect(lease).await?,
             };
             match self.send(lease, &mut conn).await {
-                Ok(answer) => return Ok((answer, conn)),
+                Ok(mut answer) => {
+                    self.check(&mut answer, &mut conn, upgrade)?;
+                    return Ok((answer, conn));
+                }
                 // The backend closed it while it was idle: once more, on a fresh one.
                 Err(SendError { cause: Cause::Reset, sent })
                     if reused && Cause::Reset.retry(&self.parts.method, sent) => {}
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// What hyper lets pass of an answer's head, and must not go on to the client.
+    fn check(
+        &self,
+        answer: &mut Response<Incoming>,
+        conn: &mut BackendConn,
+        upgrade: bool,
+    ) -> Result<(), SendError> {
+        let garbage = |cause| SendError { cause, sent: self.source.sent() };
+        if head::check_framing(answer.headers_mut()).map_err(garbage)? {
+            conn.spoil();
+        }
+        if answer.status() == StatusCode::SWITCHING_PROTOCOLS && !upgrade {
+            return Err(garbage(Cause::Garbage));
+        }
+        Ok(())
     }
 
     async fn connect(&self, lease: &Lease) -> Result<BackendConn, SendError> {
@@ -84,6 +106,7 @@ impl Attempt<'_> {
         let connecting = connect(lease.backend().addr);
         let stream = match self.bounded(self.plan.timeouts.connect, connecting).await {
             Ok(Ok(stream)) => stream,
+            Ok(Err(error)) if is_shortage(&error) => return Err(refused(Cause::Shortage)),
             Ok(Err(_)) => return Err(refused(Cause::Connect)),
             Err(Elapsed) => return Err(refused(Cause::ConnectTimeout)),
         };

@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt;
 use super::client::Client;
 use super::request::{self, Slot, Upgrade};
 use super::worker::{Here, Worker};
-use crate::config::model::{Name, Timeouts};
+use crate::config::model::Timeouts;
 use crate::forward::connect::{connect, keep_alive};
 use crate::forward::http::Tail;
 use crate::forward::http::server::{self, Bounds, Break, Served};
@@ -23,17 +23,18 @@ use crate::pool::pick::{Ask, Tried};
 use crate::pool::{Lease, Picker};
 use crate::route::access;
 use crate::snapshot::Work;
+use crate::sys::shortage::is_shortage;
 use crate::timer::Deadline;
 
-/// Serves one accepted connection until it ends.
+/// Serves one accepted connection until it ends. `gone`: its listener is; it gets one answer.
 pub async fn serve(
     worker: Rc<Worker>,
-    name: Name,
+    here: Here,
+    gone: bool,
     stream: ClientStream,
     addr: ClientAddr,
     mut permit: Permit,
 ) {
-    let Some(here) = worker.here(&name) else { return };
     let config = &here.view.snapshot.config;
     if !permit.admit(addr, config.limits.connections_per_client) {
         return;
@@ -41,6 +42,9 @@ pub async fn serve(
     let deadline = Deadline::new(&worker.wheel);
     let session = Rc::new(Session::new(deadline, here.listener().state.clone(), worker.id));
     let client = Client::new(worker, session, here.clone(), addr, permit);
+    if gone {
+        client.session.leave();
+    }
     match &here.listener().work {
         Work::Tcp(pool) => {
             let access = &here.listener().config.access;
@@ -80,13 +84,12 @@ async fn http(client: Rc<Client>, here: Here, mut stream: ClientStream) {
             server::serve_h1(stream, ahead, &session, &bounds, service, upgraded).await
         }
         Ok((true, ahead)) => {
-            let client = client.clone();
-            let service = service_fn(move |request| {
-                let deadline = Deadline::new(&client.worker.wheel);
-                // HTTP/2 has no 101 (RFC 9113 8.6), so nothing is ever left here.
+            let (client, wheel) = (client.clone(), client.worker.wheel.clone());
+            let service = move |request, deadline| {
+                // HTTP/2 has no 101 (RFC 9113 8.6), so nothing is ever left in this slot.
                 request::serve(client.clone(), deadline, Slot::default(), request)
-            });
-            server::serve_h2(stream, ahead, &session, &bounds, service).await
+            };
+            server::serve_h2(stream, ahead, &session, &bounds, &wheel, service).await
         }
     };
     match served {
@@ -111,7 +114,7 @@ fn account(client: &Client, why: Break) {
         }
         Break::Timeout(Phase::Head) => Cause::ClientTimeout,
         // A request in progress keeps its own account; a client at rest may leave.
-        Break::Timeout(Phase::Idle | Phase::Busy) | Break::Gone => return,
+        Break::Timeout(Phase::Idle | Phase::Busy) | Break::Truncated | Break::Gone => return,
         Break::Cut => Cause::Shutdown,
     };
     client.session.cells().failures[cause.index()].inc();
@@ -195,17 +198,20 @@ async fn reach(
     let cells = picker.pool().state.cells.of(worker.id);
     let key = picker.pool().hash_by().map(|_| client.addr.ip().map_or(0, hash_ip));
     let mut tried = Tried::default();
-    let mut failed = None;
+    let mut failed: Option<Cause> = None;
     loop {
         let began = Instant::now();
         let now_nanos = worker.nanos(began);
         let ask = Ask { key, draw: fastrand::u64(..), now_nanos };
         let Some(lease) = picker.pick(ask, &tried) else {
-            if failed.is_none() {
+            return Err(failed.unwrap_or_else(|| {
                 cells.none_serving.inc();
-            }
-            return Err(failed.unwrap_or(Cause::NoneServing));
+                Cause::NoneServing
+            }));
         };
+        if let Some(cause) = failed {
+            cells.retries[cause.index()].inc();
+        }
         let backend = lease.backend();
         let connecting = connect(backend.addr);
         let cause = match client.session.deadline.within(connect_timeout, connecting).await {
@@ -216,11 +222,11 @@ async fn reach(
                 lease.observe_latency(began.elapsed().as_nanos() as u64, now_nanos);
                 return Ok((lease, stream));
             }
+            Ok(Err(error)) if is_shortage(&error) => return Err(Cause::Shortage),
             Ok(Err(_)) => Cause::Connect,
             Err(_) => Cause::ConnectTimeout,
         };
         attempt_failed(cells, backend.cells.of(worker.id), cause);
-        cells.retries[cause.index()].inc();
         tried.add(&lease);
         failed = Some(cause);
     }

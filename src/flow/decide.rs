@@ -47,6 +47,10 @@ pub fn decide<'a>(
     let Work::Http(routes) = &listener.work else {
         return Err((Cause::NoRoute, None)); // a reload made it a tcp listener
     };
+    if parts.headers.len() > limits.headers {
+        client.worker.shared.status.limits.count_request_head();
+        return Err((Cause::HeadTooLarge, None)); // HTTP/2; of HTTP/1 hyper counts them
+    }
     let asked = head::read(parts).map_err(|cause| (cause, None))?;
     let ip = client.addr.ip();
     if !access::allows(&listener.config.access, ip) {

@@ -10,7 +10,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use http::request::Parts;
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use http_body::Body;
 
 use super::answer::{self, Answer};
 use super::attempt::{Attempt, Clocks};
@@ -19,11 +20,11 @@ use super::decide::{Decision, Plan, decide};
 use super::head::{self, Rules};
 use super::record::{Ending, Record};
 use super::worker::Here;
-use crate::config::model::{ErrorPages, Limits};
+use crate::config::model::ErrorPages;
 use crate::forward::http::upload::{Source, Watch};
 use crate::forward::http::{BackendConn, Incoming, Reply, SendError};
 use crate::observe::cells::{PoolCells, attempt_failed};
-use crate::outcome::Cause;
+use crate::outcome::{Cause, Side};
 use crate::pool::Lease;
 use crate::pool::budget::{Budget, RequestGuard, RetryGuard};
 use crate::pool::pick::{Ask, Tried};
@@ -52,22 +53,41 @@ pub async fn serve(
     request: Request<Incoming>,
 ) -> Result<Answer, Infallible> {
     client.begin_request();
-    let here = client.here();
     let (parts, body) = request.into_parts();
+    // HTTP/2 has its own way to say that a connection is over (RFC 9113 6.8).
+    let http1 = parts.version != Version::HTTP_2;
+    let unread = !body.is_end_stream();
+    let (mut answer, own) = answer(&client, deadline, upgrade, parts, body).await;
+    // What is left of a request's body will not be read after an answer of our own.
+    if http1 && (client.session.is_leaving() || (own && unread)) {
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(answer)
+}
+
+/// The answer, and whether it is our own.
+async fn answer(
+    client: &Rc<Client>,
+    deadline: Deadline,
+    upgrade: Slot,
+    parts: Parts,
+    body: Incoming,
+) -> (Answer, bool) {
+    let here = client.here();
     let mut record = Record::new(client.clone(), parts.method.clone(), parts.uri.clone());
     let mut pages: [Option<&ErrorPages>; 2] = [None, Some(&here.listener().config.error_pages)];
-    let failed = match decide(&here, &client, &parts) {
+    let failed = match decide(&here, client, &parts) {
         Ok(Decision::Answer(own)) => {
             record.status(own.status().as_u16());
             record.finish(None);
-            return Ok(own);
+            return (own, true);
         }
         Ok(Decision::Forward(plan)) => {
             pages[0] = Some(&plan.route.config.error_pages);
             record.pool(&plan.picker);
             let clocks = Clocks::new(&deadline, &client.worker.wheel, &plan.timeouts);
-            match forward(&client, &here, &plan, &clocks, parts, body, &mut record).await {
-                Ok(exchange) => return Ok(exchange.answer(&plan, clocks, record, &upgrade)),
+            match forward(client, &here, &plan, &clocks, parts, body, &mut record).await {
+                Ok(exchange) => return (exchange.answer(&plan, clocks, record, &upgrade), false),
                 Err(cause) => cause,
             }
         }
@@ -80,7 +100,7 @@ pub async fn serve(
     let own = answer::error(failed, pages.into_iter().flatten());
     record.status(own.status().as_u16());
     record.finish(Some(failed));
-    Ok(own)
+    (own, true)
 }
 
 /// The attempts, until one brings the head of an answer.
@@ -96,8 +116,15 @@ async fn forward(
     let worker = &client.worker;
     let limits = &here.view.snapshot.config.limits;
     let upgrade = head::upgrade(&parts).is_some();
+    let watch = Watch {
+        deadline: clocks.step.clone(),
+        client_body: plan.timeouts.client_body,
+        response: plan.timeouts.response,
+        limit: limits.request_body_bytes,
+        http2: parts.version == Version::HTTP_2,
+    };
     head::pass_on(&mut parts, rules(client, here, plan))?;
-    let source = Source::new(body, watch(clocks, plan, limits));
+    let source = Source::new(body, watch);
     let in_progress = plan.picker.begin_request(worker.id);
     let cells = plan.picker.pool().state.cells.of(worker.id);
     let mut tried = Tried::default();
@@ -105,7 +132,8 @@ async fn forward(
     // Held while an attempt counts against the pool's retry budget.
     let mut _retry: Option<RetryGuard> = None;
     loop {
-        let began = Instant::now();
+        // The first attempt is as old as its request, to the microsecond.
+        let began = if record.attempts == 0 { record.started } else { Instant::now() };
         let ask = Ask { now_nanos: worker.nanos(began), ..plan.ask };
         let Some(lease) = plan.picker.pick(ask, &tried) else {
             return Err(failed.unwrap_or_else(|| {
@@ -117,13 +145,17 @@ async fn forward(
         let attempt = Attempt { client, plan, clocks, parts: &parts, source: &source };
         match attempt.run(&lease, upgrade).await {
             Ok((answer, conn)) => {
-                cells.first_byte.observe(record.started.elapsed());
-                lease.observe_latency(began.elapsed().as_nanos() as u64, ask.now_nanos);
+                let answered = Instant::now();
+                cells.first_byte.observe(answered - record.started);
+                lease.observe_latency((answered - began).as_nanos() as u64, ask.now_nanos);
                 lease.backend().cells.of(worker.id).requests.inc(answer.status().as_u16());
+                source.answered();
                 return Ok(Exchange { lease, conn, in_progress, answer });
             }
             Err(SendError { cause, sent }) => {
-                attempt_failed(cells, lease.backend().cells.of(worker.id), cause);
+                if cause.side() == Side::Backend {
+                    attempt_failed(cells, lease.backend().cells.of(worker.id), cause);
+                }
                 let late = clocks.overall.as_ref().is_some_and(Deadline::expired);
                 if late || !cause.retry(&parts.method, sent) {
                     return Err(counted(cause, client));
@@ -154,8 +186,11 @@ fn another(plan: &Plan<'_>, cells: &PoolCells, attempts: u32) -> Option<Option<R
 }
 
 fn counted(cause: Cause, client: &Client) -> Cause {
-    if cause == Cause::BodyTooLarge {
-        client.worker.shared.status.limits.count_request_body();
+    let limits = &client.worker.shared.status.limits;
+    match cause {
+        Cause::BodyTooLarge => limits.count_request_body(),
+        Cause::Shortage => limits.count_open_files(),
+        _ => {}
     }
     cause
 }
@@ -167,15 +202,6 @@ fn rules<'a>(client: &'a Client, here: &Here, plan: &'a Plan<'_>) -> Rules<'a> {
         edits: &plan.route.config.request_headers,
         client: client.addr_value.as_ref(),
         trusted: client.is_trusted(here),
-    }
-}
-
-fn watch(clocks: &Clocks, plan: &Plan<'_>, limits: &Limits) -> Watch {
-    Watch {
-        deadline: clocks.step.clone(),
-        client_body: plan.timeouts.client_body,
-        response: plan.timeouts.response,
-        limit: limits.request_body_bytes,
     }
 }
 
@@ -205,6 +231,7 @@ impl Exchange {
             return Response::from_parts(parts, Reply::own(""));
         }
         let Clocks { step, overall } = clocks;
+        ending.record.client.session.end_by(overall.clone());
         let silence = plan.timeouts.stream_idle;
         let body = Reply::stream(incoming, conn, ending, step, overall, silence);
         Response::from_parts(parts, body)

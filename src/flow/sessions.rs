@@ -31,6 +31,9 @@ impl Sessions {
         let key = self.next.get();
         self.next.set(key + 1);
         self.open.borrow_mut().insert(key, (name.clone(), Rc::downgrade(session)));
+        if self.draining.get() {
+            session.leave();
+        }
         Registered { sessions: self.clone(), key }
     }
 

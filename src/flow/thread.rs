@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::connection;
 use super::worker::{Shared, Worker};
-use crate::config::model::Name;
+use crate::config::model::{BindAddr, Name};
 use crate::forward::session::Session;
 use crate::listen::{Acceptor, Bound};
 use crate::timer::TICK;
@@ -20,10 +20,10 @@ use crate::timer::TICK;
 /// What the control thread tells a worker.
 #[derive(Debug)]
 pub enum Command {
-    /// Accept from this socket, for the listener of this name. The number names the socket.
-    Listen(u64, Name, Bound),
+    /// Accept from this socket, for whichever listener has its address.
+    Listen(BindAddr, Bound),
     /// Take what is queued there, then let the socket go, and last of all this sender.
-    Unlisten(u64, mpsc::Sender<()>),
+    Unlisten(BindAddr, mpsc::Sender<()>),
     /// The listener is gone: its connections are to leave, and are cut after this long.
     Retire(Name, Duration),
     /// Close all sockets; connections are to leave. The thread ends with the last of them.
@@ -71,7 +71,7 @@ async fn keep_time(worker: Weak<Worker>) {
 }
 
 async fn obey(worker: &Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command>) {
-    let mut sockets: FxHashMap<u64, oneshot::Sender<mpsc::Sender<()>>> = FxHashMap::default();
+    let mut sockets: FxHashMap<BindAddr, oneshot::Sender<mpsc::Sender<()>>> = FxHashMap::default();
     let accepting = Rc::new(Cell::new(0_usize));
     loop {
         if worker.sessions.is_draining() && accepting.get() == 0 && worker.sessions.is_empty() {
@@ -82,12 +82,12 @@ async fn obey(worker: &Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command
             () = worker.sessions.ended() => continue,
         };
         match command {
-            Some(Command::Listen(socket, name, bound)) => match Acceptor::new(bound) {
+            Some(Command::Listen(addr, bound)) => match Acceptor::new(bound) {
                 Ok(acceptor) => {
                     let (stop, stopped) = oneshot::channel();
-                    sockets.insert(socket, stop);
+                    sockets.insert(addr.clone(), stop);
                     accepting.set(accepting.get() + 1);
-                    let accept = accept(worker.clone(), name, acceptor, stopped);
+                    let accept = accept(worker.clone(), addr, acceptor, stopped);
                     let accepting = accepting.clone();
                     let worker = worker.clone();
                     tokio::task::spawn_local(async move {
@@ -96,10 +96,10 @@ async fn obey(worker: &Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command
                         worker.sessions.nudge();
                     });
                 }
-                Err(error) => tracing::error!(listener = %name, %error, "cannot accept"),
+                Err(error) => tracing::error!(address = %addr, %error, "cannot accept"),
             },
-            Some(Command::Unlisten(socket, done)) => {
-                if let Some(stop) = sockets.remove(&socket) {
+            Some(Command::Unlisten(addr, done)) => {
+                if let Some(stop) = sockets.remove(&addr) {
                     // A loop that has ended by itself has no socket to let go.
                     let _ = stop.send(done);
                 }
@@ -130,22 +130,32 @@ async fn obey(worker: &Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command
     }
 }
 
-/// Accepts for one listener until `stopped`.
+/// Accepts at one address until `stopped`. What is still queued when a reload has taken the address
+/// away is served as it would have been before, but told to leave.
 async fn accept(
     worker: Rc<Worker>,
-    name: Name,
+    at: BindAddr,
     acceptor: Acceptor,
     stopped: oneshot::Receiver<mpsc::Sender<()>>,
 ) {
     let Shared { gate, status, .. } = worker.shared.clone();
-    let limit = || worker.shared.current.load().config.limits.connections;
+    let limit = || {
+        let configured = worker.shared.current.load().config.limits.connections;
+        configured.min(status.connections_possible())
+    };
     // Held until the socket is closed; none if the whole process stops.
     let mut done = None;
     let stopped = async { done = stopped.await.ok() };
+    let mut last = worker.here_at(&at);
     acceptor
         .run(&gate, &status, limit, stopped, |stream, addr, permit| {
-            let story = connection::serve(worker.clone(), name.clone(), stream, addr, permit);
-            tokio::task::spawn_local(story);
+            let now = worker.here_at(&at);
+            let gone = now.is_none();
+            last = now.or(last.take());
+            if let Some(here) = last.clone() {
+                let story = connection::serve(worker.clone(), here, gone, stream, addr, permit);
+                tokio::task::spawn_local(story);
+            }
         })
         .await;
     drop(done);

@@ -9,7 +9,7 @@ use arc_swap::Cache;
 use rustc_hash::FxHashMap;
 
 use super::sessions::Sessions;
-use crate::config::model::Name;
+use crate::config::model::{BindAddr, Name};
 use crate::forward::http::Idle;
 use crate::forward::tcp::Buffers;
 use crate::lifecycle::status::Status;
@@ -53,6 +53,8 @@ pub struct Worker {
 pub struct View {
     pub snapshot: Arc<Snapshot>,
     pickers: Vec<Rc<Picker>>,
+    /// Whose listener an address is.
+    by_addr: FxHashMap<BindAddr, usize>,
 }
 
 impl View {
@@ -70,7 +72,11 @@ impl View {
                 None => Rc::new(Picker::new(pool.clone())),
             })
             .collect();
-        Rc::new(View { snapshot, pickers })
+        let listeners = snapshot.listeners.iter().enumerate();
+        let by_addr = listeners
+            .flat_map(|(index, l)| l.config.bind.iter().map(move |addr| (addr.clone(), index)))
+            .collect();
+        Rc::new(View { snapshot, pickers, by_addr })
     }
 
     pub fn picker(&self, pool: PoolId) -> &Rc<Picker> {
@@ -124,6 +130,13 @@ impl Worker {
     pub fn here(&self, name: &Name) -> Option<Here> {
         let view = self.view();
         let index = view.snapshot.listeners.iter().position(|l| l.config.name == *name)?;
+        Some(Here { view, index })
+    }
+
+    /// The current snapshot's listener on this address; `None` if it has none.
+    pub fn here_at(&self, addr: &BindAddr) -> Option<Here> {
+        let view = self.view();
+        let index = *view.by_addr.get(addr)?;
         Some(Here { view, index })
     }
 

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TryRecvError;
 
 use super::publish::{self, Publisher};
 use super::resolve::Addresses;
@@ -172,36 +173,31 @@ fn the_workers_listen_to_just_what_is_configured() {
         let mut sockets = Sockets::default();
         let (sender, mut commands) = mpsc::unbounded_channel();
         let workers = [sender];
-        let mut listening: BTreeMap<u64, Name> = BTreeMap::new();
+        let mut listening: BTreeSet<BindAddr> = BTreeSet::new();
         for _ in 0..15 {
             let config = random_config(rng, &folder);
             let fresh = sockets.bind(&config).unwrap();
             if rng.u8(..5) == 0 {
                 continue; // abandoned: what was bound for it closes
             }
-            sockets.adopt(&config, fresh, &workers);
+            let mut released = sockets.adopt(&config, fresh, &workers);
             while let Ok(command) = commands.try_recv() {
                 match command {
-                    Command::Listen(number, name, _) => {
-                        assert!(listening.insert(number, name).is_none(), "a number used twice");
+                    Command::Listen(addr, _) => {
+                        assert!(listening.insert(addr), "accepted from twice");
                     }
-                    Command::Unlisten(number) => {
-                        assert!(listening.remove(&number).is_some(), "let go twice");
+                    Command::Unlisten(addr, _done) => {
+                        assert!(listening.remove(&addr), "let go twice");
                     }
                     other => panic!("{other:?}"),
                 }
             }
-            let wanted: BTreeSet<(Name, BindAddr)> = config
-                .listeners
-                .iter()
-                .flat_map(|l| l.bind.iter().map(|addr| (l.name.clone(), addr.clone())))
-                .collect();
-            let open = sockets.list().map(|(name, addr, _)| (name.clone(), addr.clone()));
-            assert_eq!(open.collect::<BTreeSet<_>>(), wanted);
-            let mut names: Vec<&Name> = listening.values().collect();
-            names.sort();
-            assert_eq!(names, wanted.iter().map(|(name, _)| name).collect::<Vec<_>>());
-            for (_, addr) in &wanted {
+            assert_eq!(released.try_recv(), Err(TryRecvError::Disconnected), "all was let go");
+            let binds = config.listeners.iter().flat_map(|listener| &listener.bind);
+            let wanted: BTreeSet<BindAddr> = binds.cloned().collect();
+            assert_eq!(sockets.list().cloned().collect::<BTreeSet<_>>(), wanted);
+            assert_eq!(listening, wanted);
+            for addr in &wanted {
                 let BindAddr::Unix(path) = addr else { continue };
                 std::os::unix::net::UnixStream::connect(path).expect("somebody listens");
             }
