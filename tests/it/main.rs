@@ -2,6 +2,7 @@
 
 mod harness;
 
+mod h2;
 mod http_balance;
 mod http_errors;
 mod http_headers;
@@ -9,6 +10,8 @@ mod http_refusals;
 mod http_requests;
 mod http_retries;
 mod http_streams;
+mod limits;
 mod routes;
 mod smoke;
+mod tcp;
 mod tidy;
