@@ -131,8 +131,8 @@ fn requests_reach_the_backend_as_http1_and_come_back_whole() {
     let answer = client.ask(asking("GET", "status 204", "")).unwrap();
     assert_eq!((answer.head.status, answer.body.len()), (204.into_status(), 0));
     proxy.wait_at_rest();
-    assert_eq!(proxy.metric("evenkeel_listener_connections_total", &[]), 1.0);
-    assert_eq!(proxy.metric("evenkeel_listener_requests_total", &[("class", "2xx")]), 6.0);
+    proxy.wait_metric("evenkeel_listener_connections_total", &[], 1.0);
+    proxy.wait_metric("evenkeel_listener_requests_total", &[("class", "2xx")], 6.0);
 }
 
 const V2: http::Version = http::Version::HTTP_2;
@@ -196,10 +196,10 @@ fn many_requests_share_a_connection_and_none_waits_for_another() {
             one.await.unwrap();
         }
     });
-    assert_eq!(proxy.metric("evenkeel_backend_in_flight", &[]), 1.0, "the slow one goes on");
+    proxy.wait_metric("evenkeel_backend_in_flight", &[], 1.0);
     assert_eq!(client.finish(slow).unwrap().body.len(), 1000);
     proxy.wait_at_rest();
-    assert_eq!(proxy.metric("evenkeel_listener_connections_total", &[]), 1.0);
+    proxy.wait_metric("evenkeel_listener_connections_total", &[], 1.0);
 }
 
 #[test]
@@ -219,9 +219,9 @@ fn a_stream_that_its_client_resets_frees_its_lease() {
     client.ask(asking("GET", "answer", "")).unwrap();
     proxy.wait_at_rest();
     assert_eq!(client.ask(asking("GET", "answer", "")).unwrap().head.status, 200);
-    assert_eq!(proxy.metric("evenkeel_listener_connections_total", &[]), 1.0);
+    proxy.wait_metric("evenkeel_listener_connections_total", &[], 1.0);
     let gone = [("cause", "client_gone")];
-    assert_eq!(proxy.metric("evenkeel_listener_failures_total", &gone), 2.0);
+    proxy.wait_metric("evenkeel_listener_failures_total", &gone, 2.0);
 }
 
 #[test]
@@ -236,7 +236,7 @@ fn an_answer_that_is_cut_short_breaks_its_stream_alone() {
     assert_eq!(client.ask(asking("GET", "answer", "")).unwrap().head.status, 200);
     assert_eq!(client.finish(slow).unwrap().body.len(), 200);
     proxy.wait_at_rest();
-    assert_eq!(proxy.metric("evenkeel_listener_connections_total", &[]), 1.0);
+    proxy.wait_metric("evenkeel_listener_connections_total", &[], 1.0);
 }
 
 #[test]

@@ -74,7 +74,7 @@ fn a_pool_in_which_nothing_serves_says_when_to_come_back() {
     assert_eq!(answer.status, 503);
     assert_eq!(answer.header("retry-after").as_deref(), Some("1"));
     assert!(answer.text().contains("No backend can serve"), "{}", answer.text());
-    assert_eq!(proxy.metric("evenkeel_pool_none_serving_total", &[("pool", "web")]), 1.0);
+    proxy.wait_metric("evenkeel_pool_none_serving_total", &[("pool", "web")], 1.0);
 }
 
 #[test]

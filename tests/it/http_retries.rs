@@ -38,7 +38,7 @@ fn a_connection_that_the_backend_closed_while_idle_is_no_error() {
             assert_eq!(conn.answer(method).unwrap().status, 200, "{method}");
         }
     }
-    assert_eq!(proxy.metric("evenkeel_backend_connections_total", &[]), 120.0);
+    proxy.wait_metric("evenkeel_backend_connections_total", &[], 120.0);
     assert_eq!(proxy.metric("evenkeel_backend_failures_total", &[]), 0.0);
     assert_eq!(proxy.metric("evenkeel_pool_retries_total", &[]), 0.0);
 }
@@ -149,7 +149,7 @@ fn there_are_three_attempts_at_three_backends() {
     assert_eq!(conn.ask(&Ask::get("/").header("x-id", "7")).unwrap().status, 502);
     let tried: Vec<usize> = all.iter().map(|backend| backend.ledger().len()).collect();
     assert_eq!(tried, [1, 1, 1, 0, 0]);
-    assert_eq!(proxy.metric("evenkeel_pool_retries_total", &[]), 2.0);
+    proxy.wait_metric("evenkeel_pool_retries_total", &[], 2.0);
     let line = proxy.events_saying("request failed").pop().unwrap();
     assert_eq!(line["attempts"], 3);
 }
@@ -191,7 +191,7 @@ fn retries_beyond_the_first_are_bounded_by_a_budget() {
     // Of twelve in progress a fifth is less than the three that are always allowed.
     let expected = [[200; 3].as_slice(), &[502; 9]].concat();
     assert_eq!(answers, expected);
-    assert_eq!(proxy.metric("evenkeel_pool_retry_budget_exhausted_total", &[]), 9.0);
+    proxy.wait_metric("evenkeel_pool_retry_budget_exhausted_total", &[], 9.0);
     proxy.wait_at_rest();
 }
 

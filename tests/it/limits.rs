@@ -118,7 +118,7 @@ fn beyond_the_limit_connections_wait_their_turn() {
         }
     }
     assert!(waiting.iter().all(Conn::is_silent));
-    assert_eq!(proxy.metric("evenkeel_open_connections", &[]), 3.0);
+    proxy.wait_metric("evenkeel_open_connections", &[], 3.0);
     // One leaves, one comes in.
     for gone in 1..=3 {
         open.pop();

@@ -80,7 +80,7 @@ fn the_next_backend_gets_every_byte_when_one_cannot_be_reached() {
         assert_eq!(peer.bytes(31), b"sent before there was a backend");
         peer.send("ok");
         assert_eq!(conn.bytes(2).unwrap(), b"ok");
-        assert_eq!(proxy.metric("evenkeel_pool_retries_total", &[]), 1.0);
+        proxy.wait_metric("evenkeel_pool_retries_total", &[], 1.0);
         assert_eq!(proxy.metric("evenkeel_listener_failures_total", &[]), 0.0);
     }
 }
@@ -94,12 +94,12 @@ fn every_serving_backend_is_tried_once_and_then_the_client_is_told() {
     let end = conn.rest();
     assert!(matches!(end.as_deref(), Ok([]) | Err(Broken::Reset)), "{end:?}");
     let connect = [("cause", "connect")];
-    assert_eq!(proxy.metric("evenkeel_backend_failures_total", &connect), 4.0);
+    proxy.wait_metric("evenkeel_backend_failures_total", &connect, 4.0);
     for backend in &list {
         let labels = [("backend", backend.as_str())];
-        assert_eq!(proxy.metric("evenkeel_backend_failures_total", &labels), 1.0, "{backend}");
+        proxy.wait_metric("evenkeel_backend_failures_total", &labels, 1.0);
     }
-    assert_eq!(proxy.metric("evenkeel_listener_failures_total", &connect), 1.0);
+    proxy.wait_metric("evenkeel_listener_failures_total", &connect, 1.0);
     eventually("there is a line of the log", PATIENCE, || {
         !proxy.events_saying("stream failed").is_empty()
     });
@@ -214,7 +214,7 @@ fn many_short_connections_come_and_go() {
         }
     });
     proxy.wait_at_rest();
-    assert_eq!(proxy.metric("evenkeel_pool_streams_total", &[]), 600.0);
+    proxy.wait_metric("evenkeel_pool_streams_total", &[], 600.0);
     assert_eq!(proxy.metric("evenkeel_listener_failures_total", &[]), 0.0);
     let shares: BTreeSet<bool> = list
         .iter()
@@ -239,7 +239,7 @@ fn a_listener_keeps_out_whom_it_denies() {
     assert!(matches!(end.as_deref(), Ok([]) | Err(Broken::Reset)), "{end:?}");
     assert!(!backend.is_called());
     let denied = [("cause", "denied")];
-    assert_eq!(proxy.metric("evenkeel_listener_failures_total", &denied), 1.0);
+    proxy.wait_metric("evenkeel_listener_failures_total", &denied, 1.0);
     let _conn = Conn::open_from("127.0.0.6".parse().unwrap(), proxy.address("db")).unwrap();
     backend.accept();
 }
