@@ -19,7 +19,8 @@ use tokio::time::sleep;
 use crate::admin;
 use crate::config::LoadError;
 use crate::config::model::{BindAddr, Config, Name};
-use crate::flow::worker::{self, Command, Shared};
+use crate::flow::thread::{self, Command};
+use crate::flow::worker::Shared;
 use crate::health::task::Health;
 use crate::lifecycle::phase::Phase;
 use crate::lifecycle::publish::{self, Publisher};
@@ -128,12 +129,14 @@ impl App {
 
     /// Every listener's name with its addresses in force.
     pub fn listeners(&self) -> Vec<(Name, BindAddr)> {
-        let in_force = |(name, addr, local): (&Name, &BindAddr, Option<SocketAddr>)| {
-            (name.clone(), local.map_or_else(|| addr.clone(), BindAddr::Tcp))
-        };
-        let mut list: Vec<_> = self.applier.sockets.list().map(in_force).collect();
-        list.sort();
-        list
+        let snapshot = self.shared.current.load_full();
+        let sockets = &self.applier.sockets;
+        let in_force = |addr: &BindAddr| sockets.in_force(addr).map(BindAddr::Tcp);
+        let listeners = snapshot.listeners.iter().map(|listener| &listener.config);
+        listeners
+            .flat_map(|l| l.bind.iter().map(|addr| (&l.name, addr)))
+            .map(|(name, addr)| (name.clone(), in_force(addr).unwrap_or_else(|| addr.clone())))
+            .collect()
     }
 
     /// Runs until a signal ends the process. True if everything was drained, nothing cut.
@@ -143,10 +146,10 @@ impl App {
             tokio::select! {
                 biased;
                 told = self.signals.next() => {
+                    watched = self.watch.then(|| self.fingerprint());
                     if told == Told::Stop || self.reload_or_stop().await {
                         break;
                     }
-                    watched = self.watch.then(|| self.fingerprint());
                 }
                 () = sleep(HOUSEKEEPING) => {
                     self.applier.publisher.drop_retired();
@@ -281,7 +284,7 @@ fn spawn_workers(shared: &Shared, workers: usize) -> Result<Workers, StartError>
             .name(format!("worker-{id}"))
             .spawn(move || {
                 let _running = running;
-                if let Err(error) = worker::run(id, shared, commands) {
+                if let Err(error) = thread::run(id, shared, commands) {
                     tracing::error!(id, %error, "a data worker could not start");
                 }
             })

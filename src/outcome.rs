@@ -34,6 +34,8 @@ pub enum Cause {
     ClientGone,
     /// No backend of the pool serves.
     NoneServing,
+    /// We are out of file descriptors, ports or memory.
+    Shortage,
     /// The backend refused the connection or could not be reached.
     Connect,
     /// `timeouts.connect` passed.
@@ -51,7 +53,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    pub const ALL: [Cause; 16] = [
+    pub const ALL: [Cause; 17] = [
         Cause::BadRequest,
         Cause::MethodNotAllowed,
         Cause::Denied,
@@ -61,6 +63,7 @@ impl Cause {
         Cause::ClientTimeout,
         Cause::ClientGone,
         Cause::NoneServing,
+        Cause::Shortage,
         Cause::Connect,
         Cause::ConnectTimeout,
         Cause::Reset,
@@ -87,6 +90,7 @@ impl Cause {
             Cause::ClientTimeout => "client_timeout",
             Cause::ClientGone => "client_gone",
             Cause::NoneServing => "none_serving",
+            Cause::Shortage => "shortage",
             Cause::Connect => "connect",
             Cause::ConnectTimeout => "connect_timeout",
             Cause::Reset => "reset",
@@ -105,7 +109,11 @@ impl Cause {
             | Cause::BodyTooLarge
             | Cause::ClientTimeout
             | Cause::ClientGone => Side::Client,
-            Cause::Denied | Cause::NoRoute | Cause::NoneServing | Cause::Shutdown => Side::Proxy,
+            Cause::Denied
+            | Cause::NoRoute
+            | Cause::NoneServing
+            | Cause::Shortage
+            | Cause::Shutdown => Side::Proxy,
             Cause::Connect
             | Cause::ConnectTimeout
             | Cause::Reset
@@ -127,7 +135,9 @@ impl Cause {
             Cause::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
             // Nobody reads it; it keeps the mapping whole.
             Cause::ClientGone => StatusCode::BAD_REQUEST,
-            Cause::NoneServing | Cause::Shutdown => StatusCode::SERVICE_UNAVAILABLE,
+            Cause::NoneServing | Cause::Shortage | Cause::Shutdown => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Cause::Connect | Cause::Reset | Cause::Garbage | Cause::Truncated => {
                 StatusCode::BAD_GATEWAY
             }
@@ -147,6 +157,7 @@ impl Cause {
             Cause::ClientTimeout => "The client took too long to send its request.",
             Cause::ClientGone => "The client went away.",
             Cause::NoneServing => "No backend can serve this request at the moment.",
+            Cause::Shortage => "The load balancer is out of connections.",
             Cause::Connect => "No connection to a backend could be made.",
             Cause::ConnectTimeout => "The backend did not accept a connection in time.",
             Cause::Reset => "The backend closed the connection before it answered.",
@@ -176,6 +187,7 @@ impl Cause {
             | Cause::ClientTimeout
             | Cause::ClientGone
             | Cause::NoneServing
+            | Cause::Shortage
             | Cause::Truncated
             | Cause::Shutdown => false,
         }

@@ -35,16 +35,36 @@ struct Entry {
     /// The tick whose slot holds it; `NEVER` if none does.
     queued: Cell<u64>,
     waker: RefCell<Option<Waker>>,
+    /// `Deadline`s that are handles to it.
+    handles: Cell<usize>,
 }
 
 const NEVER: u64 = u64::MAX;
 
 /// One deadline, set and moved as its connection goes from phase to phase. Clones are handles to
 /// the same deadline. Whoever polled last is woken.
-#[derive(Clone)]
 pub struct Deadline {
     wheel: Rc<Wheel>,
     entry: Rc<Entry>,
+}
+
+impl Clone for Deadline {
+    fn clone(&self) -> Deadline {
+        self.entry.handles.set(self.entry.handles.get() + 1);
+        Deadline { wheel: self.wheel.clone(), entry: self.entry.clone() }
+    }
+}
+
+impl Drop for Deadline {
+    /// The wheel holds the entry until its slot comes round; the waker, and the whole task behind
+    /// it, must not wait for that.
+    fn drop(&mut self) {
+        self.entry.handles.set(self.entry.handles.get() - 1);
+        if self.entry.handles.get() == 0 {
+            self.entry.at.set(NEVER);
+            self.entry.waker.take();
+        }
+    }
 }
 
 impl Wheel {
@@ -77,7 +97,7 @@ impl Wheel {
 
     fn visit(&self, entry: Rc<Entry>) {
         let now = self.now.get();
-        if entry.queued.get() > now || Rc::strong_count(&entry) == 1 {
+        if entry.queued.get() > now || entry.handles.get() == 0 {
             return; // queued again elsewhere, or its connection is gone
         }
         entry.queued.set(NEVER);
@@ -106,8 +126,12 @@ impl fmt::Debug for Wheel {
 impl Deadline {
     /// A deadline that is off.
     pub fn new(wheel: &Rc<Wheel>) -> Deadline {
-        let entry =
-            Entry { at: Cell::new(NEVER), queued: Cell::new(NEVER), waker: RefCell::default() };
+        let entry = Entry {
+            at: Cell::new(NEVER),
+            queued: Cell::new(NEVER),
+            waker: RefCell::default(),
+            handles: Cell::new(1),
+        };
         Deadline { wheel: wheel.clone(), entry: Rc::new(entry) }
     }
 
@@ -261,6 +285,20 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_last_handle_takes_its_waker_along() {
+        let wheel = Wheel::new();
+        let count = Arc::<Count>::default();
+        let deadline = Deadline::new(&wheel);
+        deadline.set(Duration::from_secs(60));
+        let waker: Waker = count.clone().into();
+        assert!(deadline.poll(&mut Context::from_waker(&waker)).is_pending());
+        drop((waker, deadline.clone()));
+        assert_eq!(Arc::strong_count(&count), 2);
+        drop(deadline);
+        assert_eq!(Arc::strong_count(&count), 1, "the wheel keeps nobody's task");
     }
 
     #[test]

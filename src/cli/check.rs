@@ -13,7 +13,9 @@ use super::summary;
 use crate::config::problems::{Problem, render};
 use crate::config::{LoadError, Loaded, load};
 
+/// Say what is wrong with configuration files, or what they would run; opens no socket
 #[derive(Args, Clone, Debug)]
+#[command(after_help = "Exit code: 0 all valid, 1 one is not, 2 one could not be read.")]
 pub struct CheckArgs {
     /// The configuration files to check
     #[arg(required = true, value_name = "FILE")]

@@ -34,6 +34,9 @@ use crate::observe::cells::CLASSES;
 
 const CONFIG: &str = include_str!("../../config.example.yaml");
 
+const NEEDS: &str = "the demo needs 8080, 9901 and 9001 to 9003 free on 127.0.0.1; to use others, \
+                     change a copy of config.example.yaml and start your own servers for it";
+
 /// What the demo's own clients do: so many of them, each a request this often.
 const CLIENTS: usize = 4;
 const PAUSE: Duration = Duration::from_millis(20);
@@ -82,6 +85,7 @@ async fn demo(args: Args) -> ExitCode {
             Ok(backend) => running.push(backend),
             Err(error) => {
                 eprintln!("evenkeel: the demo's backend cannot listen on {addr}: {error}");
+                eprintln!("evenkeel: {NEEDS}");
                 return ExitCode::FAILURE;
             }
         }
@@ -90,6 +94,7 @@ async fn demo(args: Args) -> ExitCode {
         Ok(app) => app,
         Err(error) => {
             report(&error);
+            eprintln!("evenkeel: {NEEDS}");
             return ExitCode::FAILURE;
         }
     };
@@ -112,7 +117,11 @@ async fn demo(args: Args) -> ExitCode {
         app.run().await;
         drop(running);
     }
-    println!("demo over: {} answers, {} errors", seen.answers.get(), seen.errors.get());
+    if args.kill_every.is_some() {
+        println!("demo over: {} answers, {} errors", seen.answers.get(), seen.errors.get());
+    } else {
+        println!("demo over");
+    }
     if seen.errors.get() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -123,12 +132,11 @@ fn backends(config: &crate::config::model::Config) -> Vec<SocketAddr> {
 
 fn invite(front: SocketAddr, admin: SocketAddr, kill_every: Option<Duration>) {
     println!("\nevenkeel demo: three backends behind one load balancer. Try, in another terminal:");
-    println!(
-        "  curl http://{front}/                     an answer, each time from another backend"
-    );
+    // Quoted: some shells take a question mark for a pattern.
+    println!("  curl http://{front}/                     an answer from one of the backends");
     println!("  for i in $(seq 9); do curl -s http://{front}/; done");
-    println!("  curl http://{admin}/readyz?verbose      what is up, what is down, and why");
-    println!("  curl http://{admin}/metrics             for Prometheus");
+    println!("  curl 'http://{admin}/readyz?verbose'     what is up, what is down, and why");
+    println!("  curl http://{admin}/metrics              for Prometheus");
     match kill_every {
         None => {
             println!("Or start it with --kill-every 5s, to see backends die. Ctrl-C ends it.\n")

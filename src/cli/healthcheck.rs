@@ -20,8 +20,8 @@ const LINE_BYTES: usize = 1024;
 /// Ask the running evenkeel whether it lives; exit code 0 if it does
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// Configuration file whose admin.listen is asked
-    #[arg(long, value_name = "FILE")]
+    /// Configuration file whose admin.listen is asked [default: the one that `run` would take]
+    #[arg(long, short, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Ask this address, whatever the configuration says
     #[arg(long, value_name = "ADDRESS")]

@@ -32,7 +32,7 @@ pub fn error<'a>(cause: Cause, pages: impl IntoIterator<Item = &'a ErrorPages>) 
             let allowed = HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS");
             headers.insert(header::ALLOW, allowed);
         }
-        Cause::NoneServing | Cause::Shutdown => {
+        Cause::NoneServing | Cause::Shortage | Cause::Shutdown => {
             headers.insert(header::RETRY_AFTER, SECONDS.clone());
         }
         _ => {}

@@ -1,20 +1,18 @@
 //! One accepted socket, from accept to close: who may come in, then TCP or HTTP.
 
-use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use http::HeaderValue;
 use hyper::service::service_fn;
 use tokio::io::AsyncWriteExt;
 
-use super::record::Ending;
-use super::request;
-use super::worker::{Here, Registered, Worker};
-use crate::config::model::{Name, Timeouts};
+use super::client::Client;
+use super::request::{self, Slot, Upgrade};
+use super::worker::{Here, Worker};
+use crate::config::model::Timeouts;
 use crate::forward::connect::{connect, keep_alive};
+use crate::forward::http::Tail;
 use crate::forward::http::server::{self, Bounds, Break, Served};
-use crate::forward::http::{BackendConn, Tail};
 use crate::forward::session::{Phase, Session};
 use crate::forward::tcp::{self, End, Way};
 use crate::listen::{ClientAddr, ClientStream, Permit};
@@ -25,62 +23,28 @@ use crate::pool::pick::{Ask, Tried};
 use crate::pool::{Lease, Picker};
 use crate::route::access;
 use crate::snapshot::Work;
+use crate::sys::shortage::is_shortage;
 use crate::timer::Deadline;
 
-/// A client's connection, as its requests see it.
-#[derive(Debug)]
-pub struct Client {
-    pub worker: Rc<Worker>,
-    pub session: Rc<Session>,
-    pub name: Name,
-    pub addr: ClientAddr,
-    /// The client's address as a header's value.
-    pub addr_value: Option<HeaderValue>,
-    /// Left by a request that was answered with 101.
-    pub upgrade: RefCell<Option<Upgrade>>,
-    here: RefCell<Here>,
-    /// HTTP/2 has several at once.
-    in_progress: Cell<usize>,
-    _registered: Registered,
-    _permit: Permit,
-}
-
-/// The backend's side of a connection that changes its protocol.
-#[derive(Debug)]
-pub struct Upgrade {
-    pub conn: BackendConn,
-    pub ending: Ending,
-    /// Longest silence.
-    pub idle: Duration,
-}
-
-/// Serves one accepted connection until it ends.
+/// Serves one accepted connection until it ends. `gone`: its listener is; it gets one answer.
 pub async fn serve(
     worker: Rc<Worker>,
-    name: Name,
+    here: Here,
+    gone: bool,
     stream: ClientStream,
     addr: ClientAddr,
     mut permit: Permit,
 ) {
-    let Some(here) = worker.here(&name) else { return };
     let config = &here.view.snapshot.config;
     if !permit.admit(addr, config.limits.connections_per_client) {
         return;
     }
     let deadline = Deadline::new(&worker.wheel);
     let session = Rc::new(Session::new(deadline, here.listener().state.clone(), worker.id));
-    let client = Rc::new(Client {
-        _registered: worker.register(&name, &session),
-        _permit: permit,
-        addr_value: addr.ip().and_then(|ip| HeaderValue::try_from(ip.to_string()).ok()),
-        upgrade: RefCell::default(),
-        here: RefCell::new(here.clone()),
-        in_progress: Cell::new(0),
-        worker,
-        session,
-        name,
-        addr,
-    });
+    let client = Client::new(worker, session, here.clone(), addr, permit);
+    if gone {
+        client.session.leave();
+    }
     match &here.listener().work {
         Work::Tcp(pool) => {
             let access = &here.listener().config.access;
@@ -91,38 +55,6 @@ pub async fn serve(
             tcp(&client, &here, here.view.picker(*pool), stream).await;
         }
         Work::Http(_) => http(client, here, stream).await,
-    }
-}
-
-impl Client {
-    /// The listener in the current snapshot; if a reload removed it, as it was.
-    pub fn here(&self) -> Here {
-        let view = self.worker.view();
-        let mut here = self.here.borrow_mut();
-        if !Rc::ptr_eq(&view, &here.view)
-            && let Some(now) = self.worker.here(&self.name)
-        {
-            *here = now;
-        }
-        here.clone()
-    }
-
-    pub fn is_trusted(&self, here: &Here) -> bool {
-        let trusted = &here.listener().config.trusted_proxies;
-        !trusted.is_empty() && self.addr.ip().is_some_and(|ip| access::within(trusted, ip))
-    }
-
-    pub fn begin_request(&self) {
-        self.in_progress.set(self.in_progress.get() + 1);
-        self.session.begin();
-    }
-
-    /// Called once for each request that began.
-    pub fn finish_request(&self) {
-        self.in_progress.set(self.in_progress.get() - 1);
-        if self.in_progress.get() == 0 {
-            self.session.rest(self.here.borrow().listener().config.timeouts.client_idle);
-        }
     }
 }
 
@@ -139,31 +71,32 @@ async fn http(client: Rc<Client>, here: Here, mut stream: ClientStream) {
     drop(here);
     let session = client.session.clone();
     session.rest(client_idle);
+    let upgrade = Slot::default();
     let ahead = server::read_preface(&mut stream, &session, client_header);
     let served = match ahead.await {
         Err(why) => Served::Broken(why),
         Ok((false, ahead)) => {
             let service = service_fn(|request| {
                 let deadline = client.session.deadline.clone();
-                Box::pin(request::serve(client.clone(), deadline, request))
+                Box::pin(request::serve(client.clone(), deadline, upgrade.clone(), request))
             });
-            let upgraded = || client.upgrade.borrow().is_some();
+            let upgraded = || upgrade.borrow().is_some();
             server::serve_h1(stream, ahead, &session, &bounds, service, upgraded).await
         }
         Ok((true, ahead)) => {
-            let client = client.clone();
-            let service = service_fn(move |request| {
-                let deadline = Deadline::new(&client.worker.wheel);
-                request::serve(client.clone(), deadline, request)
-            });
-            server::serve_h2(stream, ahead, &session, &bounds, service).await
+            let (client, wheel) = (client.clone(), client.worker.wheel.clone());
+            let service = move |request, deadline| {
+                // HTTP/2 has no 101 (RFC 9113 8.6), so nothing is ever left in this slot.
+                request::serve(client.clone(), deadline, Slot::default(), request)
+            };
+            server::serve_h2(stream, ahead, &session, &bounds, &wheel, service).await
         }
     };
     match served {
         Served::Done => {}
         Served::Broken(why) => account(&client, why),
         Served::Upgraded(stream, ahead) => {
-            if let Some(upgrade) = client.upgrade.take() {
+            if let Some(upgrade) = upgrade.take() {
                 relay_upgraded(&client, stream, ahead, upgrade).await;
             }
         }
@@ -181,7 +114,7 @@ fn account(client: &Client, why: Break) {
         }
         Break::Timeout(Phase::Head) => Cause::ClientTimeout,
         // A request in progress keeps its own account; a client at rest may leave.
-        Break::Timeout(Phase::Idle | Phase::Busy) | Break::Gone => return,
+        Break::Timeout(Phase::Idle | Phase::Busy) | Break::Truncated | Break::Gone => return,
         Break::Cut => Cause::Shutdown,
     };
     client.session.cells().failures[cause.index()].inc();
@@ -265,17 +198,20 @@ async fn reach(
     let cells = picker.pool().state.cells.of(worker.id);
     let key = picker.pool().hash_by().map(|_| client.addr.ip().map_or(0, hash_ip));
     let mut tried = Tried::default();
-    let mut failed = None;
+    let mut failed: Option<Cause> = None;
     loop {
         let began = Instant::now();
         let now_nanos = worker.nanos(began);
         let ask = Ask { key, draw: fastrand::u64(..), now_nanos };
         let Some(lease) = picker.pick(ask, &tried) else {
-            if failed.is_none() {
+            return Err(failed.unwrap_or_else(|| {
                 cells.none_serving.inc();
-            }
-            return Err(failed.unwrap_or(Cause::NoneServing));
+                Cause::NoneServing
+            }));
         };
+        if let Some(cause) = failed {
+            cells.retries[cause.index()].inc();
+        }
         let backend = lease.backend();
         let connecting = connect(backend.addr);
         let cause = match client.session.deadline.within(connect_timeout, connecting).await {
@@ -286,11 +222,11 @@ async fn reach(
                 lease.observe_latency(began.elapsed().as_nanos() as u64, now_nanos);
                 return Ok((lease, stream));
             }
+            Ok(Err(error)) if is_shortage(&error) => return Err(Cause::Shortage),
             Ok(Err(_)) => Cause::Connect,
             Err(_) => Cause::ConnectTimeout,
         };
         attempt_failed(cells, backend.cells.of(worker.id), cause);
-        cells.retries[cause.index()].inc();
         tried.add(&lease);
         failed = Some(cause);
     }

@@ -43,16 +43,19 @@ pub fn read(parts: &Parts) -> Result<Asked<'_>, Cause> {
 
 /// RFC 9112 6.1: a coding that we do not know hides where the body ends.
 fn check_transfer_coding(parts: &Parts) -> Result<(), Cause> {
-    let mut codings = parts.headers.get_all(header::TRANSFER_ENCODING).iter();
+    let known = parts.version == Version::HTTP_11 && is_chunked(&parts.headers);
+    match parts.headers.contains_key(header::TRANSFER_ENCODING) && !known {
+        true => Err(Cause::BadRequest),
+        false => Ok(()),
+    }
+}
+
+/// One coding, and that is `chunked`.
+fn is_chunked(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {
-        (None, _) => Ok(()),
-        (Some(one), None)
-            if parts.version == Version::HTTP_11
-                && one.as_bytes().eq_ignore_ascii_case(b"chunked") =>
-        {
-            Ok(())
-        }
-        _ => Err(Cause::BadRequest),
+        (Some(one), None) => one.as_bytes().eq_ignore_ascii_case(b"chunked"),
+        _ => false,
     }
 }
 
@@ -105,6 +108,7 @@ pub fn pass_on(parts: &mut Parts, rules: Rules<'_>) -> Result<(), Cause> {
     headers::remove_hop_by_hop(headers);
     // Hyper has asked, or will ask, the client to continue; the backend gets the body at once.
     headers.remove(header::EXPECT);
+    headers.remove("http2-settings");
     if parts.version == Version::HTTP_2 {
         join_cookies(headers);
     }
@@ -131,12 +135,17 @@ pub fn pass_on(parts: &mut Parts, rules: Rules<'_>) -> Result<(), Cause> {
     Ok(())
 }
 
-/// The protocol that an HTTP/1.1 request wants to change to (RFC 9110 7.8).
+/// The protocol that an HTTP/1.1 request wants to change to (RFC 9110 7.8). Never to HTTP/2 (h2c):
+/// what came after that would pass by routes and limits.
 pub fn upgrade(parts: &Parts) -> Option<HeaderValue> {
     if parts.version != Version::HTTP_11 || !names(&parts.headers, "upgrade") {
         return None;
     }
-    parts.headers.get(header::UPGRADE).cloned()
+    let mut wanted = parts.headers.get_all(header::UPGRADE).iter();
+    let protocols = wanted.next()?;
+    let mut each = protocols.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
+    let h2c = each.any(|protocol| protocol.to_ascii_lowercase().starts_with(b"h2"));
+    (wanted.next().is_none() && !h2c).then(|| protocols.clone())
 }
 
 /// Whether Connection names `option`.
@@ -169,6 +178,27 @@ pub fn keep_alive(headers: &HeaderMap) -> Option<Duration> {
         .find_map(|part| part.trim().strip_prefix("timeout="))
         .and_then(|seconds| seconds.trim().parse().ok())?;
     Some(Duration::from_secs(seconds.saturating_sub(1)))
+}
+
+/// How a backend's answer says where its body ends. Hyper has read it so; what is passed on must not
+/// say otherwise (RFC 9112 6.3), or a body cut short would look whole. `true`: both framings were
+/// there, so the connection is in doubt and not to be used again.
+pub fn check_framing(headers: &mut HeaderMap) -> Result<bool, Cause> {
+    let coded = headers.contains_key(header::TRANSFER_ENCODING);
+    if coded && !is_chunked(headers) {
+        return Err(Cause::Garbage);
+    }
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let (length, more) = (lengths.next(), lengths.next());
+    let plain = |value: &HeaderValue| value.as_bytes().iter().all(u8::is_ascii_digit);
+    if more.is_some() || length.is_some_and(|value| value.is_empty() || !plain(value)) {
+        return Err(Cause::Garbage);
+    }
+    let both = coded && length.is_some();
+    if both {
+        headers.remove(header::CONTENT_LENGTH);
+    }
+    Ok(both)
 }
 
 /// Turns the head of a backend's answer into the one that the client gets.
@@ -285,6 +315,40 @@ mod tests {
             ]
         );
         assert_eq!(parts.uri, "/y?z");
+    }
+
+    #[test]
+    fn an_answer_is_framed_in_one_way_or_refused() {
+        type Case<'a> = (&'a [(&'a str, &'a str)], Result<bool, Cause>);
+        let cases: [Case<'_>; 8] = [
+            (&[], Ok(false)),
+            (&[("content-length", "5")], Ok(false)),
+            (&[("transfer-encoding", "chunked")], Ok(false)),
+            (&[("transfer-encoding", "chunked"), ("content-length", "5")], Ok(true)),
+            (&[("transfer-encoding", "gzip")], Err(Cause::Garbage)),
+            (&[("transfer-encoding", "gzip, chunked")], Err(Cause::Garbage)),
+            (&[("content-length", "5, 5")], Err(Cause::Garbage)),
+            (&[("content-length", "5"), ("content-length", "5")], Err(Cause::Garbage)),
+        ];
+        for (fields, expected) in cases {
+            let mut headers = HeaderMap::new();
+            for (name, value) in fields {
+                headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+            }
+            assert_eq!(check_framing(&mut headers), expected, "{fields:?}");
+            let both =
+                headers.contains_key("transfer-encoding") && headers.contains_key("content-length");
+            assert!(!both, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn nobody_upgrades_to_http_2_behind_our_back() {
+        for (value, upgraded) in [("websocket", true), ("h2c", false), ("foo, H2C", false)] {
+            let fields = [("connection", "upgrade"), ("upgrade", value)];
+            let parts = parts("GET", "/", Version::HTTP_11, &fields);
+            assert_eq!(upgrade(&parts).is_some(), upgraded, "{value}");
+        }
     }
 
     #[test]

@@ -1,12 +1,19 @@
 //! The story of a connection, told in two files that see every stage and are read from top to bottom:
 //! `connection` (an accepted socket) and `request` (one HTTP request, with its attempts).
 //!
-//! The others serve them: `worker` is the data thread they run on, `head` reads and rewrites the heads
-//! of messages, `answer` makes our own answers, `record` writes down how it all ended.
+//! The others serve them. `decide` says what is to be done with a request, `attempt` tries it at one
+//! backend, `head` reads and rewrites the heads of messages, `answer` makes our own answers, `record`
+//! writes down how it ended. `thread` is the data thread they run on, `worker` what its tasks share,
+//! `sessions` its list of connections, `client` what the requests of one connection share.
 
 pub mod answer;
+pub mod attempt;
+pub mod client;
 pub mod connection;
+pub mod decide;
 pub mod head;
 pub mod record;
 pub mod request;
+pub mod sessions;
+pub mod thread;
 pub mod worker;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use http::{Method, Uri};
 
-use super::connection::Client;
+use super::client::Client;
 use crate::forward::http::{BackendConn, Tail};
 use crate::observe::cells::attempt_failed;
 use crate::outcome::{Cause, Side};

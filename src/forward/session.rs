@@ -3,9 +3,9 @@
 //! The connection's own task writes the phase; its worker tells it to leave or to be cut. One task
 //! polls both, so everything here is plain cells.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::listen::ClientStream;
@@ -41,6 +41,8 @@ pub struct Session {
     mark: Cell<(u64, u64)>,
     leaving: Cell<bool>,
     cut: Cell<bool>,
+    /// Bounds the request in progress, whatever moves (for HTTP/1: one at a time).
+    overall: RefCell<Option<Deadline>>,
 }
 
 impl Session {
@@ -55,6 +57,7 @@ impl Session {
             mark: Cell::default(),
             leaving: Cell::new(false),
             cut: Cell::new(false),
+            overall: RefCell::default(),
         };
         session.cells().connections.inc();
         session.cells().open.inc();
@@ -72,8 +75,19 @@ impl Session {
 
     /// No request is in progress any more.
     pub fn rest(&self, client_idle: Duration) {
+        self.overall.take();
         self.enter(Phase::Idle);
         self.deadline.set(if self.leaving.get() { LAST_REQUEST } else { client_idle });
+    }
+
+    /// The request in progress is to end by `overall`, though its client may still be taking.
+    pub fn end_by(&self, overall: Option<Deadline>) {
+        self.overall.replace(overall);
+    }
+
+    /// Whether the request in progress has had all its time. Wakes the task when it has.
+    pub fn is_over(&self, cx: &mut Context<'_>) -> bool {
+        self.overall.borrow().as_ref().is_some_and(|overall| overall.poll(cx).is_ready())
     }
 
     /// A request's head is whole.

@@ -100,12 +100,9 @@ pub async fn relay(
 
 /// A side that was reset means the other one's stream is not whole either: RST, not FIN, says so.
 fn reset_on_close(client: &ClientStream, backend: &TcpStream) {
-    let now = Some(Duration::ZERO);
     // A socket that is already broken needs no reset.
-    let _ = SockRef::from(backend).set_linger(now);
-    if let ClientStream::Tcp(client) = client {
-        let _ = SockRef::from(client).set_linger(now);
-    }
+    let _ = SockRef::from(backend).set_linger(Some(Duration::ZERO));
+    client.reset_on_close();
 }
 
 /// Which end of a direction failed.

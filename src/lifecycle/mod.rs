@@ -11,3 +11,6 @@ pub mod resolve;
 pub mod sockets;
 pub mod status;
 pub mod systemd;
+
+#[cfg(test)]
+mod tests;

@@ -128,15 +128,18 @@ impl Publisher {
         self.retired.push(self.current.swap(snapshot));
     }
 
-    /// Drops the old snapshots that no worker uses any more.
+    /// Drops the old snapshots that no worker uses any more, and forgets what only they knew.
     pub fn drop_retired(&mut self) {
-        let before = self.retired.len();
         self.retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
-        if self.retired.len() < before {
-            self.listeners.retain(|_, state| state.strong_count() > 0);
-            self.pools.retain(|_, state| state.strong_count() > 0);
-            self.backends.retain(|_, state| state.strong_count() > 0);
-        }
+        self.listeners.retain(|_, state| state.strong_count() > 0);
+        self.pools.retain(|_, state| state.strong_count() > 0);
+        self.backends.retain(|_, state| state.strong_count() > 0);
+    }
+
+    /// How many listeners, pools and backends are remembered.
+    #[cfg(test)]
+    pub fn known(&self) -> (usize, usize, usize) {
+        (self.listeners.len(), self.pools.len(), self.backends.len())
     }
 }
 

@@ -6,9 +6,10 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::time::timeout;
 
 use super::publish::Publisher;
 use super::resolve::{Addresses, ResolveError};
@@ -17,12 +18,15 @@ use super::status::Status;
 use crate::config::diff::Diff;
 use crate::config::model::{Config, Name};
 use crate::config::{self, LoadError, Loaded};
-use crate::flow::worker::Command;
+use crate::flow::thread::Command;
 use crate::health::task::Health;
 use crate::listen::{BindError, Gate};
 use crate::observe::log;
 use crate::route::UnknownPool;
 use crate::snapshot::Current;
+
+/// How long a reload waits at most for workers to let go the sockets that it removed.
+const LET_GO: Duration = Duration::from_secs(1);
 
 /// Where the configuration comes from.
 #[derive(Clone, Debug)]
@@ -118,13 +122,15 @@ impl Applier {
         self.addresses = addresses;
         self.gate.recheck();
         log::set(snapshot.config.log);
-        self.sockets.adopt(&snapshot.config, fresh, &self.workers);
+        let mut released = self.sockets.adopt(&snapshot.config, fresh, &self.workers);
         let kept: HashSet<&Name> = snapshot.config.listeners.iter().map(|l| &l.name).collect();
         for gone in before.listeners.iter().map(|l| &l.config.name).filter(|n| !kept.contains(n)) {
             for worker in &self.workers {
                 let _ = worker.send(Command::Retire(gone.clone(), before.config.drain_timeout));
             }
         }
+        // The next reload may want an address that this one gave up.
+        let _ = timeout(LET_GO, released.recv()).await;
         Ok(diff)
     }
 }

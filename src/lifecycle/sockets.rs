@@ -1,88 +1,87 @@
 //! The listening sockets of the process, by the address that the configuration names.
 //!
-//! The control thread keeps one descriptor of each for as long as a listener wants it, workers accept
-//! from duplicates. So a listener that stays keeps its socket, and its queue, across a reload.
+//! The control thread keeps one descriptor of each for as long as some listener wants it, workers
+//! accept from duplicates. So an address that stays keeps its socket, and its queue, across a reload;
+//! whose listener it is, a worker finds in the snapshot.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::{self, UnboundedSender};
 
-use crate::config::model::{BindAddr, Config, Name};
-use crate::flow::worker::Command;
+use crate::config::model::{BindAddr, Config};
+use crate::flow::thread::Command;
 use crate::listen::{BindError, Bound};
 
 #[derive(Debug, Default)]
-pub struct Sockets {
-    open: HashMap<BindAddr, Open>,
-    next_number: u64,
-}
+pub struct Sockets(HashMap<BindAddr, Bound>);
 
-#[derive(Debug)]
-struct Open {
-    number: u64,
-    listener: Name,
-    bound: Bound,
-}
+/// Sockets bound for a configuration that is not in force yet. Dropped, they are as if never bound.
+#[derive(Debug, Default)]
+pub struct Fresh(HashMap<BindAddr, Bound>);
 
-/// Sockets bound for a configuration that is not in force yet. Dropped, they close.
-#[derive(Debug)]
-pub struct Fresh(Vec<(BindAddr, Bound)>);
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        self.0.keys().for_each(remove_file);
+    }
+}
 
 impl Sockets {
     /// Binds what `config` wants and is not bound yet; all of it or nothing.
     pub fn bind(&self, config: &Config) -> Result<Fresh, BindError> {
-        let wanted = config.listeners.iter().flat_map(|listener| &listener.bind);
-        let new = wanted.filter(|addr| !self.open.contains_key(addr));
-        Ok(Fresh(new.map(|addr| Ok((addr.clone(), Bound::open(addr)?))).collect::<Result<_, _>>()?))
+        let mut fresh = Fresh::default();
+        for addr in wanted(config).filter(|addr| !self.0.contains_key(addr)) {
+            fresh.0.insert(addr.clone(), Bound::open(addr)?);
+        }
+        Ok(fresh)
     }
 
-    /// Makes the sockets those of `config`, and tells the workers.
-    pub fn adopt(&mut self, config: &Config, fresh: Fresh, workers: &[UnboundedSender<Command>]) {
-        let mut fresh: HashMap<BindAddr, Bound> = fresh.0.into_iter().collect();
-        let mut before = std::mem::take(&mut self.open);
-        for listener in &config.listeners {
-            for addr in &listener.bind {
-                let kept = before.remove(addr);
-                let open = match kept {
-                    Some(open) if open.listener == listener.name => open,
-                    other => {
-                        // Another listener's now: the workers take it up under its new name.
-                        let bound = other.map(|open| {
-                            tell(workers, || Ok(Command::Unlisten(open.number)));
-                            open.bound
-                        });
-                        let Some(bound) = bound.or_else(|| fresh.remove(addr)) else { continue };
-                        let number = self.next_number;
-                        self.next_number += 1;
-                        let name = listener.name.clone();
-                        tell(workers, || {
-                            Ok(Command::Listen(number, name.clone(), bound.duplicate()?))
-                        });
-                        Open { number, listener: name, bound }
-                    }
-                };
-                self.open.insert(addr.clone(), open);
+    /// Makes the sockets those of `config`, and tells the workers. The receiver ends, without a
+    /// message, when they have let go what is not wanted any more: only then can it be bound again.
+    pub fn adopt(
+        &mut self,
+        config: &Config,
+        mut fresh: Fresh,
+        workers: &[UnboundedSender<Command>],
+    ) -> mpsc::Receiver<()> {
+        let (done, released) = mpsc::channel(1);
+        let mut before = std::mem::take(&mut self.0);
+        for addr in wanted(config) {
+            if let Some(kept) = before.remove(addr) {
+                self.0.insert(addr.clone(), kept);
+            } else if let Some(bound) = fresh.0.remove(addr) {
+                tell(workers, || Ok(Command::Listen(addr.clone(), bound.duplicate()?)));
+                self.0.insert(addr.clone(), bound);
             }
         }
-        for (addr, open) in before {
-            tell(workers, || Ok(Command::Unlisten(open.number)));
+        for addr in before.into_keys() {
+            tell(workers, || Ok(Command::Unlisten(addr.clone(), done.clone())));
             remove_file(&addr);
         }
+        released
     }
 
     /// Lets all go. The workers take what is queued and then close theirs.
     pub fn close(&mut self) {
-        for (addr, _) in self.open.drain() {
+        for (addr, _) in self.0.drain() {
             remove_file(&addr);
         }
     }
 
-    /// Each address as configured, its listener, and the address in force (port 0 found its port).
-    pub fn list(&self) -> impl Iterator<Item = (&Name, &BindAddr, Option<SocketAddr>)> {
-        self.open.iter().map(|(addr, open)| (&open.listener, addr, open.bound.local_addr()))
+    /// The address in force: where port 0 was asked for, the one that the kernel chose.
+    pub fn in_force(&self, addr: &BindAddr) -> Option<SocketAddr> {
+        self.0.get(addr)?.local_addr()
     }
+
+    /// Every address, as configured.
+    pub fn list(&self) -> impl Iterator<Item = &BindAddr> {
+        self.0.keys()
+    }
+}
+
+fn wanted(config: &Config) -> impl Iterator<Item = &BindAddr> {
+    config.listeners.iter().flat_map(|listener| &listener.bind)
 }
 
 fn remove_file(addr: &BindAddr) {

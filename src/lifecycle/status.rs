@@ -50,13 +50,17 @@ pub struct Limits {
     pub connections_per_client: AtomicU64,
     pub request_head: AtomicU64,
     pub request_body: AtomicU64,
-    /// Accept ran out of file descriptors.
+    /// Accept, or a connection to a backend, ran out of file descriptors.
     pub open_files: AtomicU64,
 }
 
 impl Limits {
     pub fn count_request_head(&self) {
         self.request_head.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn count_open_files(&self) {
+        self.open_files.fetch_add(1, Ordering::Relaxed);
     }
 
     pub fn count_request_body(&self) {
@@ -82,6 +86,16 @@ impl Status {
             limits: Limits::default(),
             panics: AtomicU64::new(0),
             cut: AtomicU64::new(0),
+        }
+    }
+
+    /// Client connections that the open-files limit has room for: each may take one file more for
+    /// its backend, and some are kept for listeners, probes, the admin server and reloads.
+    pub fn connections_possible(&self) -> usize {
+        const KEPT: u64 = 64;
+        match self.open_files_limit {
+            0 => usize::MAX, // not known
+            limit => usize::try_from(limit.saturating_sub(KEPT) / 2).unwrap_or(usize::MAX).max(1),
         }
     }
 

@@ -29,7 +29,7 @@ pub struct BindError {
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
-            " (another process has it; stop that one or choose another port)"
+            " (another process has it, or this one under another spelling, such as 0.0.0.0)"
         }
         io::ErrorKind::PermissionDenied => " (ports below 1024 need CAP_NET_BIND_SERVICE)",
         io::ErrorKind::AddrNotAvailable => " (no interface of this machine has that address)",

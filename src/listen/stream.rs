@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -40,6 +41,16 @@ impl fmt::Display for ClientAddr {
 pub enum ClientStream {
     Tcp(TcpStream),
     Unix(UnixStream),
+}
+
+impl ClientStream {
+    /// When it is dropped the client gets a reset instead of an orderly end.
+    pub fn reset_on_close(&self) {
+        if let ClientStream::Tcp(stream) = self {
+            // A socket that is already broken needs no reset.
+            let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
+        }
+    }
 }
 
 impl AsyncRead for ClientStream {

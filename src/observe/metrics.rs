@@ -341,7 +341,7 @@ mod tests {
 
     #[test]
     fn names_and_labels_keep_the_conventions() {
-        let labels = ["listener", "pool", "backend", "class", "cause", "reason", "result"];
+        let labels = ["listener", "pool", "backend", "class", "cause", "reason", "result", "why"];
         let mut seen = HashSet::new();
         for metric in ALL {
             let name = metric.name;

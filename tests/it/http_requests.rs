@@ -222,7 +222,7 @@ fn a_client_that_leaves_in_the_middle_of_an_answer_frees_its_lease() {
     let gone = [("cause", "client_gone")];
     proxy.wait_metric("evenkeel_listener_failures_total", &gone, 2.0);
     assert_eq!(proxy.metric("evenkeel_backend_failures_total", &[]), 0.0);
-    assert_eq!(proxy.metric("evenkeel_backend_open_connections", &[]), 0.0);
+    proxy.wait_metric("evenkeel_backend_open_connections", &[], 0.0);
 }
 
 const UPGRADE: &str =

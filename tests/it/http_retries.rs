@@ -4,7 +4,8 @@
 use std::thread;
 
 use crate::harness::{
-    Ask, Backend, Broken, Conn, Proxy, RawBackend, RawPeer, executed_twice, refusing_address, setup,
+    Ask, Backend, Broken, Conn, PATIENCE, Proxy, RawBackend, RawPeer, eventually, executed_twice,
+    refusing_address, setup,
 };
 
 /// Backends in the order in which they are tried.
@@ -117,8 +118,8 @@ fn a_put_is_sent_again_with_its_body_as_long_as_that_is_kept() {
         let status = conn.answer("PUT").unwrap().status;
         assert_eq!(status, if again { 200 } else { 502 }, "{size}");
         assert!(!b.is_called(), "{size}");
-        let retries = proxy.metric("evenkeel_pool_retries_total", &[("cause", "reset")]);
-        assert_eq!(retries, if again { 1.0 } else { 0.0 }, "{size}");
+        let retries = if again { 1.0 } else { 0.0 };
+        proxy.wait_metric("evenkeel_pool_retries_total", &[("cause", "reset")], retries);
     }
 }
 
@@ -150,8 +151,9 @@ fn there_are_three_attempts_at_three_backends() {
     let tried: Vec<usize> = all.iter().map(|backend| backend.ledger().len()).collect();
     assert_eq!(tried, [1, 1, 1, 0, 0]);
     proxy.wait_metric("evenkeel_pool_retries_total", &[], 2.0);
-    let line = proxy.events_saying("request failed").pop().unwrap();
-    assert_eq!(line["attempts"], 3);
+    eventually("there is a line of the log", PATIENCE, || {
+        proxy.events_saying("request failed").iter().any(|line| line["attempts"] == 3)
+    });
 }
 
 #[test]
@@ -214,8 +216,7 @@ fn an_answer_that_was_cut_short_is_seen_to_be() {
             matches!(broken, Broken::Short | Broken::Reset | Broken::Closed),
             "{act}: {broken}"
         );
-        let after = proxy.metric("evenkeel_listener_failures_total", &truncated);
-        assert_eq!(after, before + 1.0, "{act}");
+        proxy.wait_metric("evenkeel_listener_failures_total", &truncated, before + 1.0);
     }
     // What has begun is not begun again elsewhere.
     assert_eq!((a.ledger().len(), b.ledger().len()), (5, 0));

@@ -20,8 +20,8 @@ fn hits(proxy: &Proxy, limit: &str) -> f64 {
     proxy.metric("evenkeel_limit_hits_total", &[("limit", limit)])
 }
 
-fn failures(proxy: &Proxy, cause: &str) -> f64 {
-    proxy.metric("evenkeel_listener_failures_total", &[("cause", cause)])
+fn wait_failures(proxy: &Proxy, cause: &str, count: f64) {
+    proxy.wait_metric("evenkeel_listener_failures_total", &[("cause", cause)], count);
 }
 
 /// Sends these bytes one by one until the connection ends; says after how long it did.
@@ -44,15 +44,15 @@ fn a_head_that_comes_too_slowly_is_cut_though_it_keeps_coming() {
     let after = drip(&mut conn, head.as_bytes(), Duration::from_millis(20));
     assert!(after > Duration::from_millis(350), "too soon: {after:?}");
     assert!(after < Duration::from_secs(4), "{after:?}");
-    assert_eq!(failures(&proxy, "client_timeout"), 1.0);
+    wait_failures(&proxy, "client_timeout", 1.0);
     // The second head of a connection is no other than the first.
     let mut conn = Conn::open(proxy.address("web")).unwrap();
     assert_eq!(conn.ask(&Ask::get("/")).unwrap().status, 200);
     let after = drip(&mut conn, head.as_bytes(), Duration::from_millis(20));
     assert!(after > Duration::from_millis(350), "too soon: {after:?}");
     assert!(after < Duration::from_secs(4), "{after:?}");
-    assert_eq!(failures(&proxy, "client_timeout"), 2.0);
-    assert_eq!(proxy.metric("evenkeel_listener_open_connections", &[]), 0.0);
+    wait_failures(&proxy, "client_timeout", 2.0);
+    proxy.wait_metric("evenkeel_listener_open_connections", &[], 0.0);
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn beyond_the_limit_connections_wait_their_turn() {
         assert_eq!(conn.answer("GET").unwrap().status, 200);
     }
     drop(waiting);
-    eventually("all are gone", PATIENCE, || proxy.metric("evenkeel_open_connections", &[]) == 0.0);
+    proxy.wait_metric("evenkeel_open_connections", &[], 0.0);
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn an_answer_that_falls_silent_is_cut_and_a_slow_one_is_not() {
     assert!(matches!(broken, Broken::Short | Broken::Reset), "{broken}");
     assert!(began.elapsed() > Duration::from_millis(300), "{:?}", began.elapsed());
     peer.rest().unwrap_or_default();
-    assert_eq!(failures(&proxy, "truncated"), 1.0);
+    wait_failures(&proxy, "truncated", 1.0);
     proxy.wait_at_rest();
 }
 
@@ -207,9 +207,7 @@ fn a_client_that_does_not_take_its_answer_is_cut() {
     let mut conn = Conn::open(proxy.address("web")).unwrap();
     conn.send(Ask::get("/").act("bytes 30000000").bytes()).unwrap();
     conn.head().unwrap();
-    eventually("its connection is gone", PATIENCE, || {
-        proxy.metric("evenkeel_listener_open_connections", &[]) == 0.0
-    });
+    proxy.wait_metric("evenkeel_listener_open_connections", &[], 0.0);
     proxy.wait_at_rest();
 }
 

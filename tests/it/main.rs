@@ -2,7 +2,11 @@
 
 mod harness;
 
+mod cli;
+mod drain;
+mod failover;
 mod h2;
+mod health;
 mod http_balance;
 mod http_errors;
 mod http_headers;
@@ -11,7 +15,10 @@ mod http_requests;
 mod http_retries;
 mod http_streams;
 mod limits;
+mod peers;
+mod reload;
 mod routes;
 mod smoke;
 mod tcp;
+mod testkit;
 mod tidy;

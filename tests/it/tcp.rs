@@ -146,9 +146,8 @@ fn large_streams_pass_both_ways_at_once() {
         }
     });
     proxy.wait_at_rest();
-    let sent = proxy.metric("evenkeel_backend_sent_bytes_total", &[]);
-    let received = proxy.metric("evenkeel_backend_received_bytes_total", &[]);
-    assert_eq!((sent as usize, received as usize), (SIZE, SIZE));
+    proxy.wait_metric("evenkeel_backend_sent_bytes_total", &[], SIZE as f64);
+    proxy.wait_metric("evenkeel_backend_received_bytes_total", &[], SIZE as f64);
 }
 
 #[test]
@@ -223,10 +222,8 @@ fn many_short_connections_come_and_go() {
         })
         .collect();
     assert_eq!(shares, [true].into(), "all take part");
-    eventually("no connection is left", PATIENCE, || {
-        proxy.metric("evenkeel_listener_open_connections", &[]) == 0.0
-            && proxy.metric("evenkeel_backend_open_connections", &[]) == 0.0
-    });
+    proxy.wait_metric("evenkeel_listener_open_connections", &[], 0.0);
+    proxy.wait_metric("evenkeel_backend_open_connections", &[], 0.0);
 }
 
 #[test]

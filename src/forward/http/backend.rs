@@ -28,6 +28,8 @@ pub struct BackendConn {
     sender: http1::SendRequest<Upload>,
     conn: http1::Connection<HyperIo<TcpStream, Meter>, Upload>,
     ended: bool,
+    /// Not to be used again, whatever it looks like.
+    spoiled: bool,
     look: Rc<Cell<bool>>,
 }
 
@@ -53,6 +55,12 @@ impl Count<TcpStream> for Meter {
 
     fn sent(&self, bytes: usize) {
         self.backend.cells.of(self.worker).sent_bytes.add(bytes as u64);
+    }
+
+    /// A backend that answers early and closes resets what we go on sending. What it said before is
+    /// still there to be read, and the read side will tell the end.
+    fn write_failed(&self, error: &io::Error) -> bool {
+        matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
     }
 
     fn before_read(&self, stream: &TcpStream) -> io::Result<()> {
@@ -90,13 +98,18 @@ impl BackendConn {
             .handshake(Counted::new(stream, meter, Bytes::new()))
             .await
             .map_err(|_| Cause::Reset)?;
-        Ok(BackendConn { sender, conn, ended: false, look })
+        Ok(BackendConn { sender, conn, ended: false, spoiled: false, look })
     }
 
     /// Whether it can carry a request now. Moves it on, without asking to be woken.
     pub fn is_ready(&mut self) -> bool {
         let _ = self.drive(&mut Context::from_waker(Waker::noop()));
-        !self.ended && self.sender.is_ready()
+        !self.ended && !self.spoiled && self.sender.is_ready()
+    }
+
+    /// Its framing is in doubt: after this exchange it is closed.
+    pub fn spoil(&mut self) {
+        self.spoiled = true;
     }
 
     /// Like `is_ready`, but asks the kernel whether the backend has closed it.

@@ -17,6 +17,11 @@ pub trait Count<S> {
     fn before_read(&self, _stream: &S) -> io::Result<()> {
         Ok(())
     }
+
+    /// Whether to wait for the read side to tell what became of the connection.
+    fn write_failed(&self, _error: &io::Error) -> bool {
+        false
+    }
 }
 
 /// What hyper gets.
@@ -33,6 +38,18 @@ pub struct Counted<S, C> {
 impl<S, C> Counted<S, C> {
     pub fn new(stream: S, count: C, ahead: Bytes) -> HyperIo<S, C> {
         TokioIo::new(Counted { stream, count, ahead })
+    }
+
+    fn wrote(&self, result: io::Result<usize>) -> Poll<io::Result<usize>>
+    where
+        C: Count<S>,
+    {
+        match &result {
+            Ok(n) => self.count.sent(*n),
+            Err(error) if self.count.write_failed(error) => return Poll::Pending,
+            Err(_) => {}
+        }
+        Poll::Ready(result)
     }
 
     /// The stream; its counter, which may end with it, goes.
@@ -68,9 +85,8 @@ impl<S: AsyncWrite + Unpin, C: Count<S> + Unpin> AsyncWrite for Counted<S, C> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let n = ready!(Pin::new(&mut this.stream).poll_write(cx, buf))?;
-        this.count.sent(n);
-        Poll::Ready(Ok(n))
+        let result = ready!(Pin::new(&mut this.stream).poll_write(cx, buf));
+        this.wrote(result)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -87,9 +103,8 @@ impl<S: AsyncWrite + Unpin, C: Count<S> + Unpin> AsyncWrite for Counted<S, C> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let n = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, bufs))?;
-        this.count.sent(n);
-        Poll::Ready(Ok(n))
+        let result = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, bufs));
+        this.wrote(result)
     }
 
     fn is_write_vectored(&self) -> bool {

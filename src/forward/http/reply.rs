@@ -71,30 +71,32 @@ impl<T: Tail> Reply<T> {
             tail.whole(reusable.then_some(conn));
             return Reply::Own(None);
         }
-        deadline.set(silence);
         let flow = Flow { incoming, conn, tail, deadline, overall, silence };
+        flow.wait();
         Reply::Stream(Stream(Some(Box::new(flow))))
     }
 }
 
 impl<T> Flow<T> {
+    /// The next silence begins, within what the whole request has left.
+    fn wait(&self) {
+        let left = self.overall.as_ref().and_then(Deadline::left);
+        self.deadline.set(left.map_or(self.silence, |left| left.min(self.silence)));
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Truncated>>> {
         // Twice: asking for a frame is what lets the connection read the next one.
         for _ in 0..2 {
             let _ = self.conn.drive(cx);
             match Pin::new(&mut self.incoming).poll_frame(cx) {
                 Poll::Ready(frame) => {
-                    self.deadline.set(self.silence);
+                    self.wait();
                     return Poll::Ready(frame.map(|frame| frame.map_err(|_| Truncated)));
                 }
                 Poll::Pending => {}
             }
         }
-        let late = self.overall.as_ref().is_some_and(|overall| overall.poll(cx).is_ready());
-        if late || self.deadline.poll(cx).is_ready() {
-            return Poll::Ready(Some(Err(Truncated)));
-        }
-        Poll::Pending
+        self.deadline.poll(cx).map(|()| Some(Err(Truncated)))
     }
 }
 

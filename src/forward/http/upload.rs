@@ -21,6 +21,9 @@ use crate::timer::Deadline;
 /// Request body bytes kept for a replay.
 pub const REPLAY_BYTES: usize = 64 * 1024;
 
+/// Frames whose book-keeping does not count: a body of this bound comes in a few.
+const FRAMES_FREE: usize = 64;
+
 /// The body of one attempt.
 #[derive(Debug)]
 pub struct Upload {
@@ -43,6 +46,8 @@ pub struct Watch {
     pub response: Duration,
     /// Largest body in bytes.
     pub limit: Option<u64>,
+    /// HTTP/2 shows a stream that was reset as a body that ended, but for one flag.
+    pub http2: bool,
 }
 
 #[derive(Debug)]
@@ -58,6 +63,8 @@ struct Shared {
     ended: Cell<bool>,
     waiting_for_client: Cell<bool>,
     failed: Cell<Option<Cause>>,
+    /// The answer has begun: nothing is sent again, and its own silence is what is timed.
+    answered: Cell<bool>,
 }
 
 #[derive(Clone, Debug)]
@@ -87,6 +94,7 @@ impl Source {
             ended: Cell::new(false),
             waiting_for_client: Cell::new(false),
             failed: Cell::new(None),
+            answered: Cell::new(false),
         })))
     }
 
@@ -113,9 +121,11 @@ impl Source {
         self.0.as_ref().is_some_and(|shared| shared.waiting_for_client.get())
     }
 
-    /// The body was read to its end, so the client's connection can be used again.
-    pub fn is_done(&self) -> bool {
-        self.0.as_ref().is_none_or(|shared| shared.ended.get())
+    /// The answer has begun. From now on nothing is kept, and the deadline is the answer's.
+    pub fn answered(&self) {
+        if let Some(shared) = &self.0 {
+            shared.answered.set(true);
+        }
     }
 }
 
@@ -134,15 +144,20 @@ impl Shared {
         let frame = match Pin::new(&mut *self.body.borrow_mut()).poll_frame(cx) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
-                if !self.waiting_for_client.replace(true) {
+                if !self.waiting_for_client.replace(true) && !self.answered.get() {
                     self.watch.deadline.set(self.watch.client_body);
                 }
                 return Poll::Pending;
             }
         };
         self.waiting_for_client.set(false);
-        self.watch.deadline.set(self.watch.response);
+        if !self.answered.get() {
+            self.watch.deadline.set(self.watch.response);
+        }
         let kept = match frame {
+            None if self.watch.http2 && !self.body.borrow().is_end_stream() => {
+                return Poll::Ready(Some(Err(Cause::ClientGone)));
+            }
             None => {
                 self.ended.set(true);
                 return Poll::Ready(None);
@@ -174,10 +189,11 @@ impl Shared {
             Kept::Data(data) => data.len(),
             Kept::Trailers(_) => 0, // bounded by the head's own limit
         };
-        let total = self.kept_bytes.get() + size;
-        if total > REPLAY_BYTES {
+        // A frame costs more than its bytes: many tiny ones must not fill the memory.
+        let total = self.kept_bytes.get() + size + size_of::<Kept>();
+        if total > REPLAY_BYTES + size_of::<Kept>() * FRAMES_FREE || self.answered.get() {
             self.lost.set(true);
-            self.kept.borrow_mut().clear();
+            self.kept.take();
         } else {
             self.kept_bytes.set(total);
             self.kept.borrow_mut().push(frame.clone());

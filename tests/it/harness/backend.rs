@@ -12,7 +12,7 @@
 //! | `until_close` | answers without a length, and closes |
 //! | `early` | answers 200 before it reads the request's body, which it then reads |
 //! | `early_close` | the same, but closes in place of reading |
-//! | `close_after` | answers and closes, without saying so |
+//! | `close_after` | answers and closes in one packet, without saying so |
 //! | `close_idle MS` | closes kept-alive connections after so long without a request |
 //! | `reset`, `close` | resets, or closes, in place of an answer |
 //! | `reset_after N` | promises a long body and resets after N bytes of it |
@@ -34,7 +34,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::evenkeel::Folder;
@@ -70,9 +70,14 @@ impl Backend {
 
     #[track_caller]
     pub fn doing(name: &str, act: &str) -> Backend {
+        Backend::at(name, SocketAddr::new(address::own_ip(), 0), act)
+    }
+
+    /// At a certain address; port 0 is the kernel's choice.
+    #[track_caller]
+    pub fn at(name: &str, address: SocketAddr, act: &str) -> Backend {
         let folder = Folder::new();
-        let any = SocketAddr::new(address::own_ip(), 0);
-        let (child, address, read) = launch(name, any, &ledger(&folder), act);
+        let (child, address, read) = launch(name, address, &ledger(&folder), act);
         Backend { name: name.to_owned(), address, child, read, act: act.to_owned(), folder }
     }
 
@@ -152,7 +157,7 @@ fn ledger(folder: &Folder) -> PathBuf {
 
 /// This very test binary, asked to be a backend.
 #[track_caller]
-fn launch(name: &str, at: SocketAddr, ledger: &PathBuf, act: &str) -> (Child, SocketAddr, usize) {
+fn launch(name: &str, at: SocketAddr, ledger: &Path, act: &str) -> (Child, SocketAddr, usize) {
     let test = "harness::process::backend_process";
     let mut command = Command::new(std::env::current_exe().expect("a process has a program"));
     command.args(["--exact", test, "--nocapture", "--test-threads=1"]);

@@ -11,7 +11,6 @@ pub enum Signal {
     Hangup,
     Interrupt,
     Terminate,
-    Kill,
     Stop,
     Continue,
 }
@@ -111,7 +110,6 @@ impl Child {
             Signal::Hangup => libc::SIGHUP,
             Signal::Interrupt => libc::SIGINT,
             Signal::Terminate => libc::SIGTERM,
-            Signal::Kill => libc::SIGKILL,
             Signal::Stop => libc::SIGSTOP,
             Signal::Continue => libc::SIGCONT,
         };

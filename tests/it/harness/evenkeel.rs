@@ -54,10 +54,15 @@ impl Drop for Folder {
 
 /// Runs a command of the program to its end, in the given folder.
 pub fn evenkeel(folder: &Path, args: &[&str]) -> Output {
-    program().current_dir(folder).args(args).output().expect("the program can be started")
+    program_under_test()
+        .current_dir(folder)
+        .args(args)
+        .output()
+        .expect("the program can be started")
 }
 
-fn program() -> Command {
+/// The program, with nothing of this environment that changes what it does.
+pub fn program_under_test() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_evenkeel"));
     command.env_remove("EVENKEEL_LOG");
     command
@@ -73,13 +78,13 @@ impl Proxy {
     /// The same, with further arguments of `run`.
     #[track_caller]
     pub fn start_with(config: impl ToString, args: &[&str]) -> Proxy {
-        Proxy::start_in(Folder::new(), program(), config, args)
+        Proxy::start_in(Folder::new(), program_under_test(), config, args)
     }
 
     /// The same, with this folder, in which there may be files that the configuration names.
     #[track_caller]
     pub fn start_beside(folder: Folder, config: impl ToString) -> Proxy {
-        Proxy::start_in(folder, program(), config, &[])
+        Proxy::start_in(folder, program_under_test(), config, &[])
     }
 
     /// The same, after a shell has run `prelude`, such as `ulimit -n 64`.

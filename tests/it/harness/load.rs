@@ -21,7 +21,6 @@ pub struct Load {
     fresh: usize,
     pause: Duration,
     posts: Posts,
-    act: Option<String>,
     leaves: bool,
 }
 
@@ -56,9 +55,9 @@ pub struct Report {
     pub failures: Vec<Failure>,
     /// From when a request was due to its answer.
     pub slowest: Duration,
-    /// Connections made.
+    /// Connections that keeping clients made.
     pub connections: u64,
-    /// Kept connections whose end was announced.
+    /// Those of them whose end was announced.
     pub told_to_close: u64,
     /// Ids of the POSTs that were answered rightly.
     pub posted: Vec<String>,
@@ -77,7 +76,7 @@ impl Load {
     /// Four keeping clients and two with a connection for each request, 100 GETs a second in all.
     pub fn on(address: SocketAddr) -> Load {
         let pause = Duration::from_millis(60);
-        Load { address, keeping: 4, fresh: 2, pause, posts: Posts::None, act: None, leaves: false }
+        Load { address, keeping: 4, fresh: 2, pause, posts: Posts::None, leaves: false }
     }
 
     pub fn clients(mut self, keeping: usize, fresh: usize) -> Load {
@@ -99,12 +98,6 @@ impl Load {
 
     pub fn only_posts(mut self) -> Load {
         self.posts = Posts::All;
-        self
-    }
-
-    /// What backends are to do with each request.
-    pub fn act(mut self, act: &str) -> Load {
-        self.act = Some(act.to_owned());
         self
     }
 
@@ -201,7 +194,7 @@ impl Client {
             let outcome = match kept.take() {
                 Some(conn) => Ok(conn),
                 None => {
-                    self.report.connections += 1;
+                    self.report.connections += u64::from(keeps);
                     Conn::open(self.load.address)
                 }
             }
@@ -238,9 +231,6 @@ impl Client {
         let target = format!("/load/{id}?n={count}");
         let ask = if posts { Ask::post(&target) } else { Ask::get(&target) };
         let mut ask = ask.header("x-id", &id);
-        if let Some(act) = &self.load.act {
-            ask = ask.act(act);
-        }
         if !keeps {
             ask = ask.header("Connection", "close");
         }
@@ -299,6 +289,13 @@ impl Report {
         self.posted.extend(other.posted);
     }
 
+    /// A line for each failure, so far as a reader wants them.
+    pub fn failures_of(&self, method: &str) -> String {
+        let of = self.failures.iter().filter(|failure| failure.method == method);
+        let line = |f: &Failure| format!("\n  at {:?} {method} {}: {}", f.at, f.id, f.what);
+        of.take(10).map(line).collect()
+    }
+
     /// Every request was answered rightly.
     #[track_caller]
     pub fn assert_flawless(&self) {
@@ -310,10 +307,9 @@ impl Report {
     #[track_caller]
     pub fn assert_no_failure_of(&self, method: &str) {
         assert!(self.answers > 0, "there was no answer at all");
-        let of: Vec<_> = self.failures.iter().filter(|f| f.method == method).collect();
-        let (failed, answers) = (of.len(), self.answers);
-        let some = &of[..of.len().min(10)];
-        assert!(of.is_empty(), "{failed} of {method} failed beside {answers} answers: {some:#?}");
+        let failures = self.failures_of(method);
+        let (all, answers) = (self.failures.len(), self.answers);
+        assert!(failures.is_empty(), "{all} failures beside {answers} answers:{failures}");
     }
 
     /// Right answers of this backend.

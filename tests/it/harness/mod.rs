@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 pub use address::{free_address, refusing_address};
 pub use backend::{Backend, executed_twice};
 pub use child::{Child, Signal};
-pub use evenkeel::{Folder, Proxy, evenkeel};
+pub use evenkeel::{Folder, Proxy, evenkeel, program_under_test};
 pub use load::{Load, Report};
 pub use raw::{Blackhole, Head, RawBackend, RawPeer};
 pub use request::Ask;

@@ -123,6 +123,9 @@ impl Backend {
                 self.echo(asked, stream, &body)?;
             }
             "close_after" => {
+                // Held back until the end, which then is in the same packet: whoever has the answer
+                // can know of the close.
+                socket2::SockRef::from(stream).set_tcp_cork(true)?;
                 self.echo(asked, stream, &body)?;
                 return Ok(false);
             }

@@ -16,7 +16,7 @@ pub struct Conn {
     reader: BufReader<TcpStream>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     pub status: u16,
     /// `HTTP/1.1`.
@@ -126,7 +126,7 @@ impl Conn {
     /// Sends a request and reads its answer.
     pub fn ask(&mut self, ask: &Ask) -> Result<Answer, Broken> {
         // An answer may be there although not all of the request was taken.
-        let sent = self.send(&ask.bytes());
+        let sent = self.send(ask.bytes());
         match (self.answer(&ask.method), sent) {
             (Err(_), Err(error)) => Err(error),
             (answer, _) => answer,

@@ -1,0 +1,82 @@
+//! A client's connection, as its requests see it: who it is, on which listener, of which snapshot.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use http::HeaderValue;
+
+use super::sessions::Registered;
+use super::worker::{Here, Worker};
+use crate::config::model::Name;
+use crate::forward::session::Session;
+use crate::listen::{ClientAddr, Permit};
+use crate::route::access;
+
+/// A client's connection, as its requests see it.
+#[derive(Debug)]
+pub struct Client {
+    pub worker: Rc<Worker>,
+    pub session: Rc<Session>,
+    pub name: Name,
+    pub addr: ClientAddr,
+    /// The client's address as a header's value.
+    pub addr_value: Option<HeaderValue>,
+    here: RefCell<Here>,
+    /// HTTP/2 has several at once.
+    in_progress: Cell<usize>,
+    _registered: Registered,
+    _permit: Permit,
+}
+
+impl Client {
+    pub fn new(
+        worker: Rc<Worker>,
+        session: Rc<Session>,
+        here: Here,
+        addr: ClientAddr,
+        permit: Permit,
+    ) -> Rc<Client> {
+        let name = here.listener().config.name.clone();
+        Rc::new(Client {
+            _registered: worker.sessions.register(&name, &session),
+            _permit: permit,
+            addr_value: addr.ip().and_then(|ip| HeaderValue::try_from(ip.to_string()).ok()),
+            here: RefCell::new(here),
+            in_progress: Cell::new(0),
+            worker,
+            session,
+            name,
+            addr,
+        })
+    }
+
+    /// The listener in the current snapshot; if a reload removed it, as it was.
+    pub fn here(&self) -> Here {
+        let view = self.worker.view();
+        let mut here = self.here.borrow_mut();
+        if !Rc::ptr_eq(&view, &here.view)
+            && let Some(now) = self.worker.here(&self.name)
+        {
+            *here = now;
+        }
+        here.clone()
+    }
+
+    pub fn is_trusted(&self, here: &Here) -> bool {
+        let trusted = &here.listener().config.trusted_proxies;
+        !trusted.is_empty() && self.addr.ip().is_some_and(|ip| access::within(trusted, ip))
+    }
+
+    pub fn begin_request(&self) {
+        self.in_progress.set(self.in_progress.get() + 1);
+        self.session.begin();
+    }
+
+    /// Called once for each request that began.
+    pub fn finish_request(&self) {
+        self.in_progress.set(self.in_progress.get() - 1);
+        if self.in_progress.get() == 0 {
+            self.session.rest(self.here.borrow().listener().config.timeouts.client_idle);
+        }
+    }
+}

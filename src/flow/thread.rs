@@ -1,0 +1,162 @@
+//! The thread of a data worker: its runtime, its accept loops, its clock, and the commands it obeys.
+
+use std::cell::Cell;
+use std::io;
+use std::rc::{Rc, Weak};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+use tokio::runtime::LocalRuntime;
+use tokio::sync::{mpsc, oneshot};
+
+use super::connection;
+use super::worker::{Shared, Worker};
+use crate::config::model::{BindAddr, Name};
+use crate::forward::session::Session;
+use crate::listen::{Acceptor, Bound};
+use crate::timer::TICK;
+
+/// What the control thread tells a worker.
+#[derive(Debug)]
+pub enum Command {
+    /// Accept from this socket, for whichever listener has its address.
+    Listen(BindAddr, Bound),
+    /// Take what is queued there, then let the socket go, and last of all this sender.
+    Unlisten(BindAddr, mpsc::Sender<()>),
+    /// The listener is gone: its connections are to leave, and are cut after this long.
+    Retire(Name, Duration),
+    /// Close all sockets; connections are to leave. The thread ends with the last of them.
+    Drain,
+    /// End what is left.
+    Cut,
+}
+
+/// Runs a worker on the current thread until it is drained or cut. Ends early only if the runtime
+/// cannot be made.
+pub fn run(
+    id: usize,
+    shared: Shared,
+    commands: mpsc::UnboundedReceiver<Command>,
+) -> io::Result<()> {
+    let runtime = LocalRuntime::new()?;
+    runtime.block_on(async {
+        let worker = Worker::new(id, shared);
+        tokio::task::spawn_local(keep_time(Rc::downgrade(&worker)));
+        obey(&worker, commands).await;
+        worker.idle.clear();
+    });
+    // Tasks that a cut left behind end with the runtime.
+    Ok(())
+}
+
+/// Moves the wheel on with the clock, and drops idle backend connections that are old.
+async fn keep_time(worker: Weak<Worker>) {
+    let began = tokio::time::Instant::now();
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let mut swept = 0;
+    loop {
+        let at = ticks.tick().await;
+        let Some(worker) = worker.upgrade() else { return };
+        let now = (at.duration_since(began).as_nanos() / TICK.as_nanos()) as u64;
+        worker.wheel.advance(now);
+        if now >= swept + 50 {
+            swept = now;
+            worker.idle.sweep(now);
+            // A worker without traffic lets an old snapshot go here.
+            worker.view();
+        }
+    }
+}
+
+async fn obey(worker: &Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command>) {
+    let mut sockets: FxHashMap<BindAddr, oneshot::Sender<mpsc::Sender<()>>> = FxHashMap::default();
+    let accepting = Rc::new(Cell::new(0_usize));
+    loop {
+        if worker.sessions.is_draining() && accepting.get() == 0 && worker.sessions.is_empty() {
+            return;
+        }
+        let command = tokio::select! {
+            command = commands.recv() => command,
+            () = worker.sessions.ended() => continue,
+        };
+        match command {
+            Some(Command::Listen(addr, bound)) => match Acceptor::new(bound) {
+                Ok(acceptor) => {
+                    let (stop, stopped) = oneshot::channel();
+                    sockets.insert(addr.clone(), stop);
+                    accepting.set(accepting.get() + 1);
+                    let accept = accept(worker.clone(), addr, acceptor, stopped);
+                    let accepting = accepting.clone();
+                    let worker = worker.clone();
+                    tokio::task::spawn_local(async move {
+                        accept.await;
+                        accepting.set(accepting.get() - 1);
+                        worker.sessions.nudge();
+                    });
+                }
+                Err(error) => tracing::error!(address = %addr, %error, "cannot accept"),
+            },
+            Some(Command::Unlisten(addr, done)) => {
+                if let Some(stop) = sockets.remove(&addr) {
+                    // A loop that has ended by itself has no socket to let go.
+                    let _ = stop.send(done);
+                }
+            }
+            Some(Command::Retire(name, after)) => {
+                worker.sessions.tell(Some(&name), Session::leave);
+                let worker = worker.clone();
+                tokio::task::spawn_local(async move {
+                    tokio::time::sleep(after).await;
+                    if worker.here(&name).is_none() {
+                        worker.sessions.tell(Some(&name), Session::cut);
+                    }
+                });
+            }
+            Some(Command::Drain) => {
+                sockets.clear();
+                worker.sessions.drain();
+            }
+            Some(Command::Cut) | None => {
+                let left = worker.sessions.len() as u64;
+                worker.shared.status.cut.fetch_add(left, Ordering::Relaxed);
+                worker.sessions.tell(None, Session::cut);
+                // One turn of the runtime: sockets close, guards end their accounting.
+                tokio::task::yield_now().await;
+                return;
+            }
+        }
+    }
+}
+
+/// Accepts at one address until `stopped`. What is still queued when a reload has taken the address
+/// away is served as it would have been before, but told to leave.
+async fn accept(
+    worker: Rc<Worker>,
+    at: BindAddr,
+    acceptor: Acceptor,
+    stopped: oneshot::Receiver<mpsc::Sender<()>>,
+) {
+    let Shared { gate, status, .. } = worker.shared.clone();
+    let limit = || {
+        let configured = worker.shared.current.load().config.limits.connections;
+        configured.min(status.connections_possible())
+    };
+    // Held until the socket is closed; none if the whole process stops.
+    let mut done = None;
+    let stopped = async { done = stopped.await.ok() };
+    let mut last = worker.here_at(&at);
+    acceptor
+        .run(&gate, &status, limit, stopped, |stream, addr, permit| {
+            let now = worker.here_at(&at);
+            let gone = now.is_none();
+            last = now.or(last.take());
+            if let Some(here) = last.clone() {
+                let story = connection::serve(worker.clone(), here, gone, stream, addr, permit);
+                tokio::task::spawn_local(story);
+            }
+        })
+        .await;
+    drop(done);
+}
