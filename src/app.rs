@@ -148,7 +148,6 @@ impl App {
             tokio::select! {
                 biased;
                 told = self.signals.next() => {
-                    watched = self.watch.then(|| self.fingerprint());
                     if told == Told::Stop || self.reload_or_stop().await {
                         break;
                     }

@@ -55,12 +55,12 @@ fn an_error_says_which_side_failed() {
         // Only a client's own fault costs it its connection.
         let clients_own = matches!(status, 400 | 408);
         assert_eq!(answer.closes(), clients_own, "{ask:?}: {:?}", answer.headers);
-        let after = proxy.metric("evenkeel_listener_failures_total", &failures);
-        assert_eq!(after, before + 1.0, "{ask:?}");
-        let lines = proxy.events_saying("request failed");
-        let line = lines.iter().rfind(|line| line["cause"] == cause).expect("a line of the log");
-        assert_eq!(line["status"], status);
-        assert_eq!(line["listener"], "web");
+        proxy.wait_metric("evenkeel_listener_failures_total", &failures, before + 1.0);
+        eventually("there is a line of the log", PATIENCE, || {
+            let lines = proxy.events_saying("request failed");
+            let line = lines.iter().rfind(|line| line["cause"] == cause);
+            line.is_some_and(|line| line["status"] == status && line["listener"] == "web")
+        });
     }
     proxy.wait_at_rest();
 }
@@ -74,7 +74,7 @@ fn a_pool_in_which_nothing_serves_says_when_to_come_back() {
     assert_eq!(answer.status, 503);
     assert_eq!(answer.header("retry-after").as_deref(), Some("1"));
     assert!(answer.text().contains("No backend can serve"), "{}", answer.text());
-    assert_eq!(proxy.metric("evenkeel_pool_none_serving_total", &[("pool", "web")]), 1.0);
+    proxy.wait_metric("evenkeel_pool_none_serving_total", &[("pool", "web")], 1.0);
 }
 
 #[test]

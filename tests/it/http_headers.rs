@@ -1,5 +1,5 @@
-//! Which fields a backend and a client get: none that were meant for one connection, the truth about
-//! the client, and what the route's edits say.
+//! Which fields a backend and a client get: none that were meant for one connection, the truth
+//! about the client, and what the route's edits say.
 
 use std::net::SocketAddr;
 

@@ -161,7 +161,7 @@ fn connect_is_not_served() {
     let answer = conn.ask(&Ask::new("CONNECT", "a:443")).unwrap();
     assert!(answer.header("allow").is_some(), "RFC 9110 15.5.6 wants it");
     let cause = [("cause", "method_not_allowed")];
-    assert_eq!(proxy.metric("evenkeel_listener_failures_total", &cause), 3.0);
+    proxy.wait_metric("evenkeel_listener_failures_total", &cause, 3.0);
 }
 
 #[test]
@@ -174,9 +174,9 @@ fn a_head_is_bounded_in_bytes_and_fields() {
     let many: String = (0..20).map(|n| format!("\r\nX-{n}: x")).collect();
     assert_refused(&backend, address, &with_headers(&format!("Host: a{many}")), 431);
     let head = [("limit", "request_head")];
-    assert_eq!(proxy.metric("evenkeel_limit_hits_total", &head), 3.0);
+    proxy.wait_metric("evenkeel_limit_hits_total", &head, 3.0);
     let cause = [("cause", "head_too_large")];
-    assert_eq!(proxy.metric("evenkeel_listener_failures_total", &cause), 3.0);
+    proxy.wait_metric("evenkeel_listener_failures_total", &cause, 3.0);
     // As much as is allowed passes.
     let fields: String = (0..19).map(|n| format!("\r\nX-{n}: {}", "x".repeat(800))).collect();
     let mut conn = Conn::open(address).unwrap();
@@ -209,7 +209,7 @@ fn a_body_is_bounded_whether_its_length_is_declared_or_not() {
     conn.assert_closed();
     let rest = peer.rest().unwrap_or_default();
     assert_eq!(rest, b"", "the backend must neither get more nor take it for the end");
-    assert_eq!(proxy.metric("evenkeel_limit_hits_total", &[("limit", "request_body")]), 2.0);
+    proxy.wait_metric("evenkeel_limit_hits_total", &[("limit", "request_body")], 2.0);
     assert_eq!(proxy.metric("evenkeel_backend_failures_total", &[]), 0.0);
     proxy.wait_at_rest();
 

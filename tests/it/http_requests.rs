@@ -215,14 +215,14 @@ fn a_client_that_leaves_in_the_middle_of_an_answer_frees_its_lease() {
         conn.send(Ask::get("/").bytes()).unwrap();
         conn.head().unwrap();
     }
-    assert_eq!(proxy.metric("evenkeel_backend_in_flight", &[]), 2.0);
+    proxy.wait_metric("evenkeel_backend_in_flight", &[], 2.0);
     drop(closes);
     resets.reset();
     proxy.wait_at_rest();
     let gone = [("cause", "client_gone")];
-    assert_eq!(proxy.metric("evenkeel_listener_failures_total", &gone), 2.0);
+    proxy.wait_metric("evenkeel_listener_failures_total", &gone, 2.0);
     assert_eq!(proxy.metric("evenkeel_backend_failures_total", &[]), 0.0);
-    assert_eq!(proxy.metric("evenkeel_backend_open_connections", &[]), 0.0);
+    proxy.wait_metric("evenkeel_backend_open_connections", &[], 0.0);
 }
 
 const UPGRADE: &str =
@@ -247,14 +247,14 @@ fn an_upgraded_connection_carries_what_either_side_sends_early_or_late() {
     assert_eq!(peer.bytes(4), b"ping");
     peer.send("pong");
     assert_eq!(conn.bytes(4).unwrap(), b"pong");
-    assert_eq!(proxy.metric("evenkeel_backend_in_flight", &[]), 1.0);
+    proxy.wait_metric("evenkeel_backend_in_flight", &[], 1.0);
     conn.finish_writing();
     assert_eq!(peer.rest().unwrap(), b"");
     peer.send("late");
     drop(peer);
     assert_eq!(conn.rest().unwrap(), b"late");
     proxy.wait_at_rest();
-    assert_eq!(proxy.metric("evenkeel_listener_requests_total", &[("class", "1xx")]), 1.0);
+    proxy.wait_metric("evenkeel_listener_requests_total", &[("class", "1xx")], 1.0);
 }
 
 #[test]

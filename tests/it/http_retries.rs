@@ -4,7 +4,8 @@
 use std::thread;
 
 use crate::harness::{
-    Ask, Backend, Broken, Conn, Proxy, RawBackend, RawPeer, executed_twice, refusing_address, setup,
+    Ask, Backend, Broken, Conn, PATIENCE, Proxy, RawBackend, RawPeer, eventually, executed_twice,
+    refusing_address, setup,
 };
 
 /// Backends in the order in which they are tried.
@@ -38,7 +39,7 @@ fn a_connection_that_the_backend_closed_while_idle_is_no_error() {
             assert_eq!(conn.answer(method).unwrap().status, 200, "{method}");
         }
     }
-    assert_eq!(proxy.metric("evenkeel_backend_connections_total", &[]), 120.0);
+    proxy.wait_metric("evenkeel_backend_connections_total", &[], 120.0);
     assert_eq!(proxy.metric("evenkeel_backend_failures_total", &[]), 0.0);
     assert_eq!(proxy.metric("evenkeel_pool_retries_total", &[]), 0.0);
 }
@@ -117,8 +118,8 @@ fn a_put_is_sent_again_with_its_body_as_long_as_that_is_kept() {
         let status = conn.answer("PUT").unwrap().status;
         assert_eq!(status, if again { 200 } else { 502 }, "{size}");
         assert!(!b.is_called(), "{size}");
-        let retries = proxy.metric("evenkeel_pool_retries_total", &[("cause", "reset")]);
-        assert_eq!(retries, if again { 1.0 } else { 0.0 }, "{size}");
+        let retries = if again { 1.0 } else { 0.0 };
+        proxy.wait_metric("evenkeel_pool_retries_total", &[("cause", "reset")], retries);
     }
 }
 
@@ -149,9 +150,10 @@ fn there_are_three_attempts_at_three_backends() {
     assert_eq!(conn.ask(&Ask::get("/").header("x-id", "7")).unwrap().status, 502);
     let tried: Vec<usize> = all.iter().map(|backend| backend.ledger().len()).collect();
     assert_eq!(tried, [1, 1, 1, 0, 0]);
-    assert_eq!(proxy.metric("evenkeel_pool_retries_total", &[]), 2.0);
-    let line = proxy.events_saying("request failed").pop().unwrap();
-    assert_eq!(line["attempts"], 3);
+    proxy.wait_metric("evenkeel_pool_retries_total", &[], 2.0);
+    eventually("there is a line of the log", PATIENCE, || {
+        proxy.events_saying("request failed").iter().any(|line| line["attempts"] == 3)
+    });
 }
 
 #[test]
@@ -191,7 +193,7 @@ fn retries_beyond_the_first_are_bounded_by_a_budget() {
     // Of twelve in progress a fifth is less than the three that are always allowed.
     let expected = [[200; 3].as_slice(), &[502; 9]].concat();
     assert_eq!(answers, expected);
-    assert_eq!(proxy.metric("evenkeel_pool_retry_budget_exhausted_total", &[]), 9.0);
+    proxy.wait_metric("evenkeel_pool_retry_budget_exhausted_total", &[], 9.0);
     proxy.wait_at_rest();
 }
 
@@ -214,8 +216,7 @@ fn an_answer_that_was_cut_short_is_seen_to_be() {
             matches!(broken, Broken::Short | Broken::Reset | Broken::Closed),
             "{act}: {broken}"
         );
-        let after = proxy.metric("evenkeel_listener_failures_total", &truncated);
-        assert_eq!(after, before + 1.0, "{act}");
+        proxy.wait_metric("evenkeel_listener_failures_total", &truncated, before + 1.0);
     }
     // What has begun is not begun again elsewhere.
     assert_eq!((a.ledger().len(), b.ledger().len()), (5, 0));

@@ -178,8 +178,8 @@ fn a_split_keeps_its_proportions() {
         .count();
     // Five standard deviations of 20.5: less than one failure in a million runs.
     assert!((600 - 103..=600 + 103).contains(&of_b), "{of_b} of {count} instead of 600");
-    let of_a = proxy.metric("evenkeel_pool_requests_total", &[("pool", "a")]);
-    assert_eq!(of_a as usize, count - of_b);
+    let of_a = (count - of_b) as f64;
+    proxy.wait_metric("evenkeel_pool_requests_total", &[("pool", "a")], of_a);
 }
 
 #[test]

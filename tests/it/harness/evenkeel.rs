@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -170,6 +170,19 @@ impl Proxy {
     /// The sum of a metric's samples that have all of these labels.
     pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         metrics::sum(&self.scrape(), name, labels)
+    }
+
+    /// Waits until that sum is this: what is counted when a message has ended may be counted a
+    /// moment after its last byte came.
+    #[track_caller]
+    pub fn wait_metric(&self, name: &str, labels: &[(&str, &str)], value: f64) {
+        let mut last = f64::NAN;
+        let end = Instant::now() + PATIENCE;
+        while last != value {
+            let late = Instant::now() > end;
+            assert!(!late, "{name} {labels:?} is {last} and does not become {value}");
+            last = self.metric(name, labels);
+        }
     }
 
     #[track_caller]

@@ -33,7 +33,7 @@ impl RawBackend {
     pub fn accept(&self) -> RawPeer {
         let mut peer = None;
         eventually("the backend gets a connection", PATIENCE, || {
-            peer = self.accepted();
+            peer = self.try_accept();
             peer.is_some()
         });
         peer.expect("it has just been seen")
@@ -41,10 +41,11 @@ impl RawBackend {
 
     /// Whether a connection is there that was not accepted yet; it is dropped.
     pub fn is_called(&self) -> bool {
-        self.accepted().is_some()
+        self.try_accept().is_some()
     }
 
-    fn accepted(&self) -> Option<RawPeer> {
+    /// The next connection, if it is there already.
+    pub fn try_accept(&self) -> Option<RawPeer> {
         let (stream, _) = self.listener.accept().ok()?;
         stream.set_nonblocking(false).expect("a socket takes this option");
         stream.set_nodelay(true).expect("a socket takes this option");
