@@ -19,6 +19,7 @@ use tokio::time::sleep;
 use crate::admin;
 use crate::config::LoadError;
 use crate::config::model::{BindAddr, Config, Name};
+use crate::config::units::show_duration;
 use crate::flow::thread::{self, Command};
 use crate::flow::worker::Shared;
 use crate::health::task::Health;
@@ -191,7 +192,7 @@ impl App {
         let config = self.shared.current.load_full().config.clone();
         systemd::stopping();
         self.enter(Phase::Leaving);
-        tracing::info!(delay = ?config.shutdown_delay, "stopping");
+        tracing::info!(delay = show_duration(config.shutdown_delay), "stopping");
         let mut cut = tokio::select! {
             () = sleep(config.shutdown_delay) => false,
             () = self.signals.stop() => true,
@@ -201,7 +202,7 @@ impl App {
         self.applier.sockets.close();
         self.tell_workers(|| Command::Drain);
         if !cut {
-            tracing::info!(timeout = ?config.drain_timeout, "draining");
+            tracing::info!(timeout = show_duration(config.drain_timeout), "draining");
             cut = tokio::select! {
                 _ = self.ended.recv() => false,
                 () = sleep(config.drain_timeout) => true,

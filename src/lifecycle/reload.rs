@@ -52,7 +52,7 @@ impl Source {
 /// Why a configuration could not be put in force.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
-    #[error(transparent)]
+    #[error("{0} (`evenkeel check` shows every problem in full)")]
     Load(#[from] LoadError),
     #[error(transparent)]
     Resolve(#[from] ResolveError),

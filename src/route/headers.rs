@@ -36,24 +36,47 @@ pub fn apply(edits: &HeaderEdits, headers: &mut HeaderMap) {
 /// CVE-2024-45410 of Traefik). Envoy refuses such a request; we ignore the name and keep the field,
 /// since RFC 9110 7.6.1 already forbids a sender to name it.
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    for name in nominated(headers) {
+    // One walk over the names is cheaper than a look-up of each: most heads have one of them or none.
+    let mut present = [false; HOP_BY_HOP.len()];
+    for name in headers.keys() {
+        if let Some(place) = HOP_BY_HOP.iter().position(|hop| hop == name) {
+            present[place] = true;
+        }
+    }
+    if present[CONNECTION] {
+        for name in nominated(headers) {
+            headers.remove(name);
+        }
+    }
+    let trailers = present[TE] && wants_trailers(headers);
+    for (name, _) in HOP_BY_HOP.iter().zip(present).filter(|(_, present)| *present) {
         headers.remove(name);
     }
-    let trailers = headers.get_all(header::TE).iter().flat_map(members).any(|member| {
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// What never goes further than one hop.
+static HOP_BY_HOP: [HeaderName; 6] = [
+    header::CONNECTION,
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
+/// Places in [`HOP_BY_HOP`].
+const CONNECTION: usize = 0;
+const TE: usize = 1;
+
+fn wants_trailers(headers: &HeaderMap) -> bool {
+    headers.get_all(header::TE).iter().flat_map(members).any(|member| {
         // A weight may follow; it means nothing with `trailers`.
         let coding = member.split(|&byte| byte == b';').next().unwrap_or(member);
         coding.trim_ascii().eq_ignore_ascii_case(b"trailers")
-    });
-    if trailers {
-        headers.insert(header::TE, HeaderValue::from_static("trailers"));
-    } else {
-        headers.remove(header::TE);
-    }
-    headers.remove(header::CONNECTION);
-    headers.remove("keep-alive");
-    headers.remove("proxy-connection");
-    headers.remove(header::TRANSFER_ENCODING);
-    headers.remove(header::UPGRADE);
+    })
 }
 
 /// The fields that Connection names and may take away. Empty, without an allocation, for the usual
@@ -154,10 +177,16 @@ impl Forwarded<'_> {
     }
 }
 
+/// `X_Forwarded_For` too: CGI and WSGI servers take an underscore for a hyphen.
+fn is_claim(name: &str) -> bool {
+    let mut hyphened = name.bytes().map(|byte| if byte == b'_' { b'-' } else { byte });
+    b"x-forwarded-".iter().all(|byte| hyphened.next() == Some(*byte))
+}
+
 fn remove_claims(headers: &mut HeaderMap) {
     let claims: Vec<HeaderName> = headers
         .keys()
-        .filter(|name| *name == header::FORWARDED || name.as_str().starts_with("x-forwarded-"))
+        .filter(|name| *name == header::FORWARDED || is_claim(name.as_str()))
         .cloned()
         .collect();
     for name in claims {
@@ -200,6 +229,20 @@ mod tests {
             remove: remove.iter().map(|name| HeaderName::from_static(name)).collect(),
             set: set.iter().map(field).collect(),
             add: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_claim_is_known_in_either_spelling() {
+        for (name, claim) in [
+            ("x-forwarded-for", true),
+            ("x_forwarded_for", true),
+            ("x-forwarded_proto", true),
+            ("x-forwarded", false),
+            ("x-forward", false),
+            ("x-real-ip", false),
+        ] {
+            assert_eq!(is_claim(name), claim, "{name}");
         }
     }
 

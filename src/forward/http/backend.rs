@@ -26,7 +26,8 @@ use crate::pool::BackendState;
 /// A connection that carries one request at a time.
 pub struct BackendConn {
     sender: http1::SendRequest<Upload>,
-    conn: http1::Connection<HyperIo<TcpStream, Meter>, Upload>,
+    /// Boxed once a connection, as `BackendConn` is moved about ten times a request.
+    conn: Box<http1::Connection<HyperIo<TcpStream, Meter>, Upload>>,
     ended: bool,
     /// Not to be used again, whatever it looks like.
     spoiled: bool,
@@ -98,6 +99,7 @@ impl BackendConn {
             .handshake(Counted::new(stream, meter, Bytes::new()))
             .await
             .map_err(|_| Cause::Reset)?;
+        let conn = Box::new(conn);
         Ok(BackendConn { sender, conn, ended: false, spoiled: false, look })
     }
 
