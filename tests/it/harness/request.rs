@@ -23,6 +23,12 @@ impl Ask {
         Ask::new("POST", target)
     }
 
+    /// In place of `test.example`.
+    pub fn host(mut self, host: &str) -> Ask {
+        self.headers[0].1 = host.to_owned();
+        self
+    }
+
     pub fn header(mut self, name: &str, value: &str) -> Ask {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
