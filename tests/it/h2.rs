@@ -203,6 +203,39 @@ fn many_requests_share_a_connection_and_none_waits_for_another() {
 }
 
 #[test]
+fn running_out_of_file_descriptors_is_counted_and_passes() {
+    let backend = Backend::start("a");
+    let config = setup().set("workers: 1").http("web", "web").pool("web", [&backend], "");
+    let proxy = Proxy::start_after("ulimit -n 80", config);
+    let mut client = Client::open(proxy.address("web"));
+    // Each takes a connection of its own to the backend.
+    let all: Vec<_> = (0..100)
+        .map(|_| {
+            let answer = client.sender.send_request(asking("GET", "slow 1500", ""));
+            client.runtime.spawn(async move { whole(answer.await.unwrap()).await.unwrap().head })
+        })
+        .collect();
+    let answers: Vec<_> = client.runtime.block_on(async {
+        let mut answers = Vec::new();
+        for one in all {
+            answers.push(one.await.unwrap());
+        }
+        answers
+    });
+    let of = |status: u16| answers.iter().filter(|head| head.status == status).count();
+    assert!(of(200) > 10 && of(503) > 10 && of(200) + of(503) == 100, "{}, {}", of(200), of(503));
+    let refused = answers.iter().find(|head| head.status == 503).unwrap();
+    assert_eq!(refused.headers["retry-after"], "1");
+    assert!(proxy.metric("evenkeel_limit_hits_total", &[("limit", "open_files")]) >= 1.0);
+    // It was no backend's fault, and it is over.
+    assert_eq!(proxy.metric("evenkeel_backend_failures_total", &[]), 0.0);
+    proxy.wait_at_rest();
+    assert_eq!(client.ask(asking("GET", "answer", "")).unwrap().head.status, 200);
+    drop(client);
+    assert_eq!(get(proxy.address("web"), "/").unwrap().status, 200);
+}
+
+#[test]
 fn a_stream_that_its_client_resets_frees_its_lease() {
     let backend = Backend::start("a");
     let (proxy, mut client) = start(&backend);
