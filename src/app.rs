@@ -73,7 +73,8 @@ pub struct App {
     /// Closes when the last worker has ended.
     ended: mpsc::Receiver<()>,
     signals: Signals,
-    watch: bool,
+    /// What the watched file held before it was last loaded.
+    watched: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -86,6 +87,7 @@ struct Signals {
 impl App {
     /// Loads, binds, probes, and serves: when this returns, clients are accepted.
     pub async fn start(options: Options) -> Result<App, StartError> {
+        let watched = options.watch.then(|| fingerprint(&options.source));
         let loaded = options.source.load()?;
         log::init(loaded.config.log)?;
         warn_of(&loaded);
@@ -118,7 +120,7 @@ impl App {
             addresses: Addresses::default(),
         };
         applier.apply(config).await?;
-        let app = App { shared, admin, applier, threads, ended, signals, watch: options.watch };
+        let app = App { shared, admin, applier, threads, ended, signals, watched };
         app.enter(Phase::Running);
         for (listener, bound) in app.listeners() {
             tracing::info!(%listener, address = %bound, "listening");
@@ -142,23 +144,20 @@ impl App {
 
     /// Runs until a signal ends the process. True if everything was drained, nothing cut.
     pub async fn run(mut self) -> bool {
-        let mut watched = self.watch.then(|| self.fingerprint());
         loop {
             tokio::select! {
                 biased;
                 told = self.signals.next() => {
-                    watched = self.watch.then(|| self.fingerprint());
                     if told == Told::Stop || self.reload_or_stop().await {
                         break;
                     }
                 }
                 () = sleep(HOUSEKEEPING) => {
                     self.applier.publisher.drop_retired();
-                    if self.watch {
-                        let now = self.fingerprint();
-                        if watched.replace(now) != Some(now) && self.reload_or_stop().await {
-                            break;
-                        }
+                    let now = || fingerprint(&self.applier.source);
+                    let changed = self.watched.is_some_and(|before| before != now());
+                    if changed && self.reload_or_stop().await {
+                        break;
                     }
                 }
             }
@@ -169,6 +168,8 @@ impl App {
     /// True if a signal to stop came in the middle.
     async fn reload_or_stop(&mut self) -> bool {
         systemd::reloading();
+        // Before the file is read: what changes while it is being applied is seen the next time.
+        self.watched = self.watched.map(|_| fingerprint(&self.applier.source));
         let stopped = tokio::select! {
             biased;
             () = self.signals.stop() => true,
@@ -176,16 +177,6 @@ impl App {
         };
         systemd::ready();
         stopped
-    }
-
-    /// What a watched file holds, as far as a change can be told by it; 0 if it cannot be read.
-    fn fingerprint(&self) -> u64 {
-        match &self.applier.source {
-            Source::File(path) => {
-                std::fs::read(path).map_or(0, |text| crate::pool::balance::hash::hash_bytes(&text))
-            }
-            Source::Text { .. } => 0,
-        }
     }
 
     async fn stop(mut self) -> bool {
@@ -232,6 +223,16 @@ impl App {
             // A worker that has ended needs no telling.
             let _ = worker.send(command());
         }
+    }
+}
+
+/// What a watched file holds, as far as a change can be told by it; 0 if it cannot be read.
+fn fingerprint(source: &Source) -> u64 {
+    match source {
+        Source::File(path) => {
+            std::fs::read(path).map_or(0, |text| crate::pool::balance::hash::hash_bytes(&text))
+        }
+        Source::Text { .. } => 0,
     }
 }
 

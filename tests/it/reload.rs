@@ -192,6 +192,28 @@ fn a_watched_file_is_reloaded_when_it_changes() {
 }
 
 #[test]
+fn a_watched_file_that_changes_during_a_reload_is_reloaded_again() {
+    let (a, b, frozen) = (Backend::start("a"), Backend::start("b"), Backend::start("frozen"));
+    frozen.freeze();
+    let proxy = Proxy::start_with(web("web").pool("web", [&a], ""), &["--watch"]);
+    // Takes the time-out of its probe.
+    let check = "health_check: {http: {path: /healthz}, timeout: 1s}";
+    let slow = web("web").pool("web", [&a], "").pool("slow", [&frozen], check);
+    proxy.write_config(slow);
+    proxy.child.signal(Signal::Hangup);
+    // Warned of as soon as the file was read.
+    eventually("it is read", PATIENCE, || {
+        let about = |event: &serde_json::Value| event.to_string().contains("pools.slow");
+        proxy.events().iter().any(about)
+    });
+    proxy.write_config(web("web").pool("web", [&b], ""));
+    eventually("the last file is in force", PATIENCE, || {
+        let answer = get(proxy.address("web"), "/").expect("an answer");
+        answer.header("x-backend").as_deref() == Some("b")
+    });
+}
+
+#[test]
 fn what_only_a_restart_can_change_is_reported_and_the_rest_applied() {
     let (a, b) = (Backend::start("a"), Backend::start("b"));
     let proxy = Proxy::start(web("web").set("workers: 1").pool("web", [&a], ""));
