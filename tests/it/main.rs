@@ -6,6 +6,7 @@ mod cli;
 mod drain;
 mod failover;
 mod h2;
+mod h2_frames;
 mod health;
 mod http_balance;
 mod http_errors;

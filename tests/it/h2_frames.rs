@@ -1,0 +1,181 @@
+//! HTTP/2 as only a faulty or hostile client writes it, frame by frame: what is forbidden is refused,
+//! and none of it reaches a backend.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use crate::harness::{Conn, PATIENCE, Proxy, RawBackend, Setup, get, setup};
+
+/// What came of a request that was written frame by frame.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    Status(u16),
+    /// RST_STREAM with this code.
+    Reset(u32),
+    /// GOAWAY with this code, or a closed connection.
+    Gone(u32),
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() as u32).to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// RFC 7541 6.2.2: each field as it is, without indexing.
+fn fields(list: &[(&str, &str)]) -> Vec<u8> {
+    let mut block = Vec::new();
+    for (name, value) in list {
+        block.push(0);
+        for text in [name, value] {
+            block.push(u8::try_from(text.len()).ok().filter(|&n| n < 127).expect("short"));
+            block.extend(text.as_bytes());
+        }
+    }
+    block
+}
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+/// Sends one request of these fields, and DATA frames if there is a body.
+fn send(address: SocketAddr, list: &[(&str, &str)], body: Option<&[u8]>) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let flags = if body.is_some() { 4 } else { 5 };
+    let mut bytes = [PREFACE, &frame(1, flags, 1, &fields(list))].concat();
+    if let Some(body) = body {
+        bytes.extend(frame(0, 1, 1, body));
+    }
+    stream.write_all(&bytes).unwrap();
+    stream
+}
+
+/// RFC 7541, appendix B: three digits in Huffman's code.
+fn digits(coded: &[u8]) -> u16 {
+    let bits: String = coded.iter().take(3).map(|byte| format!("{byte:08b}")).collect();
+    let mut at = 0;
+    let mut next = || {
+        let short = u16::from_str_radix(&bits[at..at + 5], 2).expect("bits");
+        if short <= 2 {
+            at += 5;
+            return short;
+        }
+        at += 6;
+        u16::from_str_radix(&bits[at - 6..at], 2).expect("bits") - 0b01_1001 + 3
+    };
+    next() * 100 + next() * 10 + next()
+}
+
+fn end(mut stream: TcpStream) -> End {
+    loop {
+        let mut head = [0; 9];
+        if stream.read_exact(&mut head).is_err() {
+            return End::Gone(0);
+        }
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; length as usize];
+        stream.read_exact(&mut payload).unwrap();
+        let number = |at: usize| u32::from_be_bytes(payload[at..at + 4].try_into().unwrap());
+        match head[3] {
+            // RFC 7541, appendix A: an index of the static table, or its name with a literal.
+            1 => match payload[0] {
+                0x88 => return End::Status(200),
+                0x8c => return End::Status(400),
+                0x8d => return End::Status(404),
+                _ => return End::Status(digits(&payload[2..])),
+            },
+            3 => return End::Reset(number(0)),
+            7 if number(4) != 0 => return End::Gone(number(4)),
+            _ => {}
+        }
+    }
+}
+
+const GET: [(&str, &str); 3] = [(":method", "GET"), (":scheme", "http"), (":path", "/")];
+
+#[test]
+fn what_http2_forbids_is_refused() {
+    let backend = RawBackend::open();
+    let proxy = Proxy::start(setup().http("web", "web").pool("web", [&backend], ""));
+    let address = proxy.address("web");
+    let with = |more: &[(&'static str, &'static str)]| [&GET[..], more].concat();
+    let a = (":authority", "a.example");
+    let malformed = End::Reset(1);
+    for (list, expected) in [
+        (with(&[a, ("connection", "close")]), &malformed),
+        (with(&[a, ("transfer-encoding", "chunked")]), &malformed),
+        (with(&[a, ("keep-alive", "timeout=5")]), &malformed),
+        (with(&[a, ("upgrade", "websocket")]), &malformed),
+        (with(&[a, ("te", "gzip")]), &malformed),
+        (with(&[a, ("x-a", "b\r\nx-c: d")]), &malformed),
+        (with(&[a, (":unknown", "x")]), &malformed),
+        (vec![GET[0], GET[1], a], &malformed),
+        (with(&[a, ("host", "b.example")]), &End::Status(400)),
+        (with(&[a, ("host", "a.example"), ("host", "a.example")]), &End::Status(400)),
+        (with(&[]), &End::Status(400)),
+        (with(&[("host", "a b")]), &End::Status(400)),
+        (vec![GET[0], GET[1], (":path", "/%00"), a], &End::Status(400)),
+        (vec![GET[0], GET[1], (":path", "/x%5cy"), a], &End::Status(400)),
+        (vec![GET[0], GET[1], (":path", "/x/..%2fy"), a], &End::Status(400)),
+        (vec![(":method", "CONNECT"), (":authority", "a.example:443")], &End::Status(405)),
+    ] {
+        let found = end(send(address, &list, None));
+        // A name in the wrong form may cost the whole connection.
+        let refused = found == *expected || (*expected == malformed && found == End::Gone(1));
+        assert!(refused, "{list:?}: {found:?} instead of {expected:?}");
+        assert!(!backend.is_called(), "{list:?}");
+    }
+    let found = end(send(address, &with(&[a, ("X-Upper", "1")]), None));
+    assert!(matches!(found, End::Reset(_) | End::Gone(1..)), "{found:?}");
+    assert!(!backend.is_called());
+}
+
+#[test]
+fn a_body_of_another_length_than_declared_is_not_passed_off_as_one() {
+    let backend = RawBackend::open();
+    let proxy = Proxy::start(setup().http("web", "web").pool("web", [&backend], ""));
+    for body in [b"hi".as_slice(), b"hi and GET /smuggled HTTP/1.1\r\n\r\n"] {
+        let list = [
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":path", "/"),
+            (":authority", "a.example"),
+            ("content-length", "5"),
+        ];
+        let stream = send(proxy.address("web"), &list, Some(body));
+        let found = end(stream);
+        assert!(!matches!(found, End::Status(200)), "{found:?}");
+        // If the backend has heard of it: no more than was declared, and less is seen to be less.
+        if let Some(mut peer) = backend.try_accept() {
+            peer.head_or_end().unwrap_or_default();
+            let got = peer.rest().unwrap_or_default();
+            assert!(got.len() <= 5.min(body.len()), "{got:?}");
+        }
+    }
+    proxy.wait_at_rest();
+    assert_eq!(proxy.metric("evenkeel_listener_requests_total", &[("class", "2xx")]), 0.0);
+}
+
+#[test]
+fn one_listener_speaks_both_and_tells_them_apart_byte_by_byte() {
+    let config: Setup = setup().listener("web", "routes: [{respond: {body: pong}}]");
+    let proxy = Proxy::start(config.pool("unused", ["127.0.0.1:1"], ""));
+    let address = proxy.address("web");
+    assert_eq!(get(address, "/").unwrap().text(), "pong");
+    let list = [&GET[..], &[(":authority", "a")]].concat();
+    let bytes = [PREFACE, &frame(1, 5, 1, &fields(&list))].concat();
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    for byte in bytes {
+        stream.write_all(&[byte]).unwrap();
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(end(stream), End::Status(200));
+    // A method that merely begins like the preface is HTTP/1.
+    let mut conn = Conn::open(address).unwrap();
+    conn.send("PR").unwrap();
+    conn.send("OPFIND / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    assert_eq!(conn.answer("PROPFIND").unwrap().text(), "pong");
+}
