@@ -26,7 +26,8 @@ use crate::pool::BackendState;
 /// A connection that carries one request at a time.
 pub struct BackendConn {
     sender: http1::SendRequest<Upload>,
-    conn: http1::Connection<HyperIo<TcpStream, Meter>, Upload>,
+    /// Boxed once a connection: it is large, and `BackendConn` is moved many times a request.
+    conn: Box<http1::Connection<HyperIo<TcpStream, Meter>, Upload>>,
     ended: bool,
     look: Rc<Cell<bool>>,
 }
@@ -90,7 +91,7 @@ impl BackendConn {
             .handshake(Counted::new(stream, meter, Bytes::new()))
             .await
             .map_err(|_| Cause::Reset)?;
-        Ok(BackendConn { sender, conn, ended: false, look })
+        Ok(BackendConn { sender, conn: Box::new(conn), ended: false, look })
     }
 
     /// Whether it can carry a request now. Moves it on, without asking to be woken.
