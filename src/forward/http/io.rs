@@ -19,6 +19,10 @@ pub trait Count<S> {
     }
 }
 
+/// Messages up to so many bytes are written as one piece: `sendto` costs less than `writev`, by 0.17 µs
+/// with the copy and all (docs/performance.md).
+const SHORT: usize = 1024;
+
 /// What hyper gets.
 pub type HyperIo<S, C> = TokioIo<Counted<S, C>>;
 
@@ -87,7 +91,22 @@ impl<S: AsyncWrite + Unpin, C: Count<S> + Unpin> AsyncWrite for Counted<S, C> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let n = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, bufs))?;
+        let stream = Pin::new(&mut this.stream);
+        let total: usize = bufs.iter().map(|buf| buf.len()).sum();
+        let n = match bufs {
+            [one] => ready!(stream.poll_write(cx, one)),
+            _ if total <= SHORT => {
+                let mut joined = [0; SHORT];
+                let mut rest = &mut joined[..];
+                for buf in bufs {
+                    let (here, after) = rest.split_at_mut(buf.len());
+                    here.copy_from_slice(buf);
+                    rest = after;
+                }
+                ready!(stream.poll_write(cx, &joined[..total]))
+            }
+            _ => ready!(stream.poll_write_vectored(cx, bufs)),
+        }?;
         this.count.sent(n);
         Poll::Ready(Ok(n))
     }
