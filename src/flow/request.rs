@@ -105,7 +105,8 @@ async fn forward(
     // Held while an attempt counts against the pool's retry budget.
     let mut _retry: Option<RetryGuard> = None;
     loop {
-        let began = Instant::now();
+        // The first attempt is as old as its request, to the microsecond.
+        let began = if record.attempts == 0 { record.started } else { Instant::now() };
         let ask = Ask { now_nanos: worker.nanos(began), ..plan.ask };
         let Some(lease) = plan.picker.pick(ask, &tried) else {
             return Err(failed.unwrap_or_else(|| {
@@ -117,8 +118,9 @@ async fn forward(
         let attempt = Attempt { client, plan, clocks, parts: &parts, source: &source };
         match attempt.run(&lease, upgrade).await {
             Ok((answer, conn)) => {
-                cells.first_byte.observe(record.started.elapsed());
-                lease.observe_latency(began.elapsed().as_nanos() as u64, ask.now_nanos);
+                let answered = Instant::now();
+                cells.first_byte.observe(answered - record.started);
+                lease.observe_latency((answered - began).as_nanos() as u64, ask.now_nanos);
                 lease.backend().cells.of(worker.id).requests.inc(answer.status().as_u16());
                 return Ok(Exchange { lease, conn, in_progress, answer });
             }
