@@ -11,8 +11,8 @@ fn requests_are_shared_among_the_backends() {
     let report = Load::on(proxy.address("web")).half_posts().run(Duration::from_millis(700));
     report.assert_flawless();
     assert!(report.from("a") > 10 && report.from("b") > 10, "{:?}", report.by_backend);
-    let requests = proxy.metric("evenkeel_listener_requests_total", &[("class", "2xx")]);
-    assert_eq!(requests as u64, report.answers);
+    let class = [("class", "2xx")];
+    proxy.wait_metric("evenkeel_listener_requests_total", &class, report.answers as f64);
     assert!(proxy.stop().success());
 }
 
