@@ -56,22 +56,26 @@ pub async fn serve(
     let (parts, body) = request.into_parts();
     // HTTP/2 has its own way to say that a connection is over (RFC 9113 6.8).
     let http1 = parts.version != Version::HTTP_2;
-    let unread = !body.is_end_stream();
-    let (mut answer, own) = answer(&client, deadline, upgrade, parts, body).await;
+    let mut unread = !body.is_end_stream();
+    let (mut answer, own) = answer(&client, deadline, upgrade, parts, body, &mut unread).await;
     // What is left of a request's body will not be read after an answer of our own.
+    if unread {
+        client.session.leave_unread();
+    }
     if http1 && (client.session.is_leaving() || (own && unread)) {
         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(answer)
 }
 
-/// The answer, and whether it is our own.
+/// The answer, and whether it is our own; `unread` says whether some of the body still is.
 async fn answer(
     client: &Rc<Client>,
     deadline: Deadline,
     upgrade: Slot,
     parts: Parts,
     body: Incoming,
+    unread: &mut bool,
 ) -> (Answer, bool) {
     let here = client.here();
     let mut record = Record::new(client.clone(), parts.method.clone(), parts.uri.clone());
@@ -86,9 +90,17 @@ async fn answer(
             pages[0] = Some(&plan.route.config.error_pages);
             record.pool(&plan.picker);
             let clocks = Clocks::new(&deadline, &client.worker.wheel, &plan.timeouts);
-            match forward(client, &here, &plan, &clocks, parts, body, &mut record).await {
-                Ok(exchange) => return (exchange.answer(&plan, clocks, record, &upgrade), false),
-                Err(cause) => cause,
+            let source = source(&here, &plan, &clocks, &parts, body);
+            match forward(client, &here, &plan, &clocks, parts, &source, &mut record).await {
+                Ok(exchange) => {
+                    *unread = source.is_unread();
+                    source.answered();
+                    return (exchange.answer(&plan, clocks, record, &upgrade), false);
+                }
+                Err(cause) => {
+                    *unread = source.is_unread();
+                    cause
+                }
             }
         }
         Err((cause, route)) => {
@@ -110,21 +122,12 @@ async fn forward(
     plan: &Plan<'_>,
     clocks: &Clocks,
     mut parts: Parts,
-    body: Incoming,
+    source: &Source,
     record: &mut Record,
 ) -> Result<Exchange, Cause> {
     let worker = &client.worker;
-    let limits = &here.view.snapshot.config.limits;
     let upgrade = head::upgrade(&parts).is_some();
-    let watch = Watch {
-        deadline: clocks.step.clone(),
-        client_body: plan.timeouts.client_body,
-        response: plan.timeouts.response,
-        limit: limits.request_body_bytes,
-        http2: parts.version == Version::HTTP_2,
-    };
     head::pass_on(&mut parts, rules(client, here, plan))?;
-    let source = Source::new(body, watch);
     let in_progress = plan.picker.begin_request(worker.id);
     let cells = plan.picker.pool().state.cells.of(worker.id);
     let mut tried = Tried::default();
@@ -142,14 +145,13 @@ async fn forward(
             }));
         };
         record.attempts += 1;
-        let attempt = Attempt { client, plan, clocks, parts: &parts, source: &source };
+        let attempt = Attempt { client, plan, clocks, parts: &parts, source };
         match attempt.run(&lease, upgrade).await {
             Ok((answer, conn)) => {
                 let answered = Instant::now();
                 cells.first_byte.observe(answered - record.started);
                 lease.observe_latency((answered - began).as_nanos() as u64, ask.now_nanos);
                 lease.backend().cells.of(worker.id).requests.inc(answer.status().as_u16());
-                source.answered();
                 return Ok(Exchange { lease, conn, in_progress, answer });
             }
             Err(SendError { cause, sent }) => {
@@ -193,6 +195,17 @@ fn counted(cause: Cause, client: &Client) -> Cause {
         _ => {}
     }
     cause
+}
+
+fn source(here: &Here, plan: &Plan<'_>, clocks: &Clocks, parts: &Parts, body: Incoming) -> Source {
+    let watch = Watch {
+        deadline: clocks.step.clone(),
+        client_body: plan.timeouts.client_body,
+        response: plan.timeouts.response,
+        limit: here.view.snapshot.config.limits.request_body_bytes,
+        http2: parts.version == Version::HTTP_2,
+    };
+    Source::new(body, watch)
 }
 
 fn rules<'a>(client: &'a Client, here: &Here, plan: &'a Plan<'_>) -> Rules<'a> {

@@ -41,6 +41,8 @@ pub struct Session {
     mark: Cell<(u64, u64)>,
     leaving: Cell<bool>,
     cut: Cell<bool>,
+    /// Something of the client's will stay unread: a close has to wait for it.
+    unread: Cell<bool>,
     /// Bounds the request in progress, whatever moves (for HTTP/1: one at a time).
     overall: RefCell<Option<Deadline>>,
 }
@@ -57,6 +59,7 @@ impl Session {
             mark: Cell::default(),
             leaving: Cell::new(false),
             cut: Cell::new(false),
+            unread: Cell::new(false),
             overall: RefCell::default(),
         };
         session.cells().connections.inc();
@@ -88,6 +91,15 @@ impl Session {
     /// Whether the request in progress has had all its time. Wakes the task when it has.
     pub fn is_over(&self, cx: &mut Context<'_>) -> bool {
         self.overall.borrow().as_ref().is_some_and(|overall| overall.poll(cx).is_ready())
+    }
+
+    /// The answer goes out before all of the request was read.
+    pub fn leave_unread(&self) {
+        self.unread.set(true);
+    }
+
+    pub fn is_unread(&self) -> bool {
+        self.unread.get()
     }
 
     /// A request's head is whole.

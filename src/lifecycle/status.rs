@@ -92,11 +92,11 @@ impl Status {
     /// Client connections that the open-files limit has room for: each may take one file more for
     /// its backend, and some are kept for listeners, probes, the admin server and reloads.
     pub fn connections_possible(&self) -> usize {
-        const KEPT: u64 = 64;
-        match self.open_files_limit {
-            0 => usize::MAX, // not known
-            limit => usize::try_from(limit.saturating_sub(KEPT) / 2).unwrap_or(usize::MAX).max(1),
+        if self.open_files_limit == 0 {
+            return usize::MAX; // not known
         }
+        let kept = (self.open_files_limit / 4).min(256);
+        usize::try_from((self.open_files_limit - kept) / 2).unwrap_or(usize::MAX).max(1)
     }
 
     /// How the last reload went. Never held across an await.

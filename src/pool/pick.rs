@@ -5,9 +5,13 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::balance::{Turn, View};
 use super::{Lease, Pool};
+
+/// Of a larger pool only so many members are begun with.
+const STARTS: usize = 64;
 
 /// One worker's hand on a pool: the pool as its snapshot has it, and this worker's turn in it.
 #[derive(Debug)]
@@ -43,9 +47,16 @@ impl Tried {
 
 impl Picker {
     /// One a worker and snapshot: the first takes its turns from the first member on, each further
-    /// one of the same pool from one later.
+    /// one of the same pool from one later, so that neither idle workers nor frequent reloads favour
+    /// the first backends.
     pub fn new(pool: Arc<Pool>) -> Picker {
         let turn = pool.balance.turn();
+        let begun = pool.state.begun.fetch_add(1, Ordering::Relaxed);
+        let (ask, tried) = (Ask::default(), Tried::default());
+        let view = View { members: &pool.members, tried: &tried, ask };
+        for _ in 0..begun % pool.members.len().clamp(1, STARTS) {
+            pool.balance.choose(&view, &turn);
+        }
         Picker { pool, turn }
     }
 

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use crate::config::model::Name;
 use crate::observe::cells::{BackendCells, PerWorker, PoolCells, ProbeCells};
@@ -124,10 +124,16 @@ pub struct PoolState {
     pub cells: PerWorker<PoolCells>,
     /// Requests in a retry that counts against the budget.
     pub(super) retries: Line<AtomicU32>,
+    /// How many pickers have begun: each starts one member further on, after a reload as well.
+    pub(super) begun: AtomicUsize,
 }
 
 impl PoolState {
     pub fn new(workers: usize) -> PoolState {
-        PoolState { cells: PerWorker::new(workers), retries: Line::default() }
+        PoolState {
+            cells: PerWorker::new(workers),
+            retries: Line::default(),
+            begun: AtomicUsize::new(0),
+        }
     }
 }

@@ -150,7 +150,8 @@ where
     let stream = parts.io.into_inner().into_stream();
     match result {
         Ok(()) if upgraded() => return Served::Upgraded(stream, parts.read_buf),
-        Ok(()) => close(stream, session).await,
+        Ok(()) if session.is_unread() => close(stream, session).await,
+        Ok(()) => drop(stream), // which closes in order: nothing is left unread
         Err(Break::BadRequest | Break::HeadTooLarge) => close(stream, session).await,
         // An answer that was not whole must not look whole: HTTP/1.0 knows no other end than this.
         Err(Break::Truncated | Break::Timeout(Phase::Busy)) => stream.reset_on_close(),

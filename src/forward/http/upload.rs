@@ -21,8 +21,8 @@ use crate::timer::Deadline;
 /// Request body bytes kept for a replay.
 pub const REPLAY_BYTES: usize = 64 * 1024;
 
-/// Frames whose book-keeping does not count: a body of this bound comes in a few.
-const FRAMES_FREE: usize = 64;
+/// Frames kept for a replay. Each costs more than its bytes: many tiny ones must not fill the memory.
+const REPLAY_FRAMES: usize = 512;
 
 /// The body of one attempt.
 #[derive(Debug)]
@@ -121,6 +121,11 @@ impl Source {
         self.0.as_ref().is_some_and(|shared| shared.waiting_for_client.get())
     }
 
+    /// Some of the body is still to be read of the client.
+    pub fn is_unread(&self) -> bool {
+        self.0.as_ref().is_some_and(|shared| !shared.ended.get())
+    }
+
     /// The answer has begun. From now on nothing is kept, and the deadline is the answer's.
     pub fn answered(&self) {
         if let Some(shared) = &self.0 {
@@ -189,9 +194,9 @@ impl Shared {
             Kept::Data(data) => data.len(),
             Kept::Trailers(_) => 0, // bounded by the head's own limit
         };
-        // A frame costs more than its bytes: many tiny ones must not fill the memory.
-        let total = self.kept_bytes.get() + size + size_of::<Kept>();
-        if total > REPLAY_BYTES + size_of::<Kept>() * FRAMES_FREE || self.answered.get() {
+        let total = self.kept_bytes.get() + size;
+        let frames = self.kept.borrow().len();
+        if total > REPLAY_BYTES || frames >= REPLAY_FRAMES || self.answered.get() {
             self.lost.set(true);
             self.kept.take();
         } else {

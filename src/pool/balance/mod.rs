@@ -15,7 +15,6 @@ mod round_robin;
 mod weighted;
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::pick::{Ask, Tried};
 use super::{BackendState, Member};
@@ -25,8 +24,6 @@ use crate::config::model;
 #[derive(Debug)]
 pub struct Balance {
     way: Way,
-    /// How many workers have taken a [`Turn`]: each starts one member further on.
-    turns: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -53,15 +50,13 @@ impl Balance {
             model::Balance::First => Way::First(first::First),
             model::Balance::Hash(_) => Way::Hash(hash::Hash::new(members)),
         };
-        Balance { way, turns: AtomicUsize::new(0) }
+        Balance { way }
     }
 
-    /// A worker's place in the rotation. The first starts with the first member, each further one a
-    /// member later, so that idle workers do not all begin with the same backend.
+    /// A worker's place in the rotation, at the first member.
     pub(super) fn turn(&self) -> Turn {
-        let started = self.turns.fetch_add(1, Ordering::Relaxed);
         match &self.way {
-            Way::RoundRobin(way) => way.turn(started),
+            Way::RoundRobin(way) => way.turn(),
             Way::LeastRequests(way) => way.turn(),
             Way::PeakEwma(way) => way.turn(),
             Way::Random(_) | Way::First(_) | Way::Hash(_) => Turn::default(),

@@ -9,9 +9,6 @@ use super::weighted::Weighted;
 use super::{Turn, View};
 use crate::pool::Member;
 
-/// Workers beyond this many start like earlier ones.
-const STARTS: usize = 64;
-
 #[derive(Debug)]
 pub(super) struct RoundRobin {
     /// Places of members, by weight, then in the order of the file.
@@ -47,13 +44,8 @@ impl RoundRobin {
         RoundRobin { order, classes: classes.into(), total, weighted }
     }
 
-    pub fn turn(&self, started: usize) -> Turn {
-        let turn = Turn::new(self.classes.len());
-        let ahead = started % self.order.len().clamp(1, STARTS);
-        (0..ahead).for_each(|_| {
-            self.next(&turn);
-        });
-        turn
+    pub fn turn(&self) -> Turn {
+        Turn::new(self.classes.len())
     }
 
     pub fn choose(&self, view: &View<'_>, turn: &Turn) -> Option<usize> {
