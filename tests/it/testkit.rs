@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::harness::{Backend, PATIENCE, Proxy, program, setup, skip};
+use crate::harness::{Backend, Folder, PATIENCE, Proxy, program, setup, skip};
 
 /// The kit's folder, if it is there.
 fn kit() -> Option<PathBuf> {
@@ -89,8 +89,11 @@ fn the_vtc_cases_pass() {
     let adapter = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vtc/adapter.sh");
     let mut command = Command::new(kit.join("vtc/run"));
     command.arg("evenkeel").args(&cases).env("LB_ADAPTER", adapter);
-    // Below the ports that the kernel gives to outgoing connections.
-    command.env("PORT", "21200").env("EVENKEEL", env!("CARGO_BIN_EXE_evenkeel"));
+    // Below the ports that the kernel gives to outgoing connections, and not those of another run.
+    let port = 20_000 + std::process::id() % 300 * 40;
+    let folder = Folder::new();
+    command.env("PORT", port.to_string()).env("FOLDER", folder.path());
+    command.env("EVENKEEL", env!("CARGO_BIN_EXE_evenkeel"));
     let text = printed(&mut command);
     let all = cases.len();
     assert!(text.contains(&format!("evenkeel: {all} of {all} vtc passed")), "{text}");
