@@ -26,7 +26,7 @@ use crate::pool::BackendState;
 /// A connection that carries one request at a time.
 pub struct BackendConn {
     sender: http1::SendRequest<Upload>,
-    /// Boxed once a connection, as `BackendConn` is moved about ten times a request.
+    /// Boxed once a connection: it is large, and `BackendConn` is moved many times a request.
     conn: Box<http1::Connection<HyperIo<TcpStream, Meter>, Upload>>,
     ended: bool,
     /// Not to be used again, whatever it looks like.
