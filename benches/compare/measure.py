@@ -59,7 +59,7 @@ def descendants(pid):
 
 
 def run_round(pid, backend_pid, url, connections, seconds, cpus):
-    """Loads `url` by wrk on the second CPU, and charges what `pid` used meanwhile to the requests."""
+    """Loads `url` by wrk on the second CPU; charges what `pid` used meanwhile to the requests."""
     before, all_before = usage(pid), user_seconds(cpus)
     known_before = before.user + usage(backend_pid).user + children_user_seconds()
     seen = wrk(url, connections, seconds, cpus[1])
@@ -78,9 +78,9 @@ def run_round(pid, backend_pid, url, connections, seconds, cpus):
     )
 
 
-def wait_for_quiet(cpus, most, patience=20):
-    """Until other programs leave the CPUs alone for a moment; `patience` seconds at most."""
-    for _ in range(patience * 2):
+def wait_for_quiet(cpus, most, until):
+    """Until other programs leave the CPUs alone for a moment; at most `until` (monotonic)."""
+    while time.monotonic() < until:
         before = user_seconds(cpus)
         time.sleep(0.5)
         if user_seconds(cpus) - before <= most * 0.5:

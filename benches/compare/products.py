@@ -1,7 +1,7 @@
 """The programs under test and the backend behind them: their configuration, and how they start.
 
 Each has one data thread, backend connections that are kept alive, and no access log. Counters and
-health checks are on where the product has them. Nothing is said to the kernel that is not its default.
+health checks are on where the product has them. The kernel is as it comes.
 """
 
 import os
