@@ -42,10 +42,6 @@ pub enum Work {
 }
 
 impl Snapshot {
-    pub fn listener(&self, name: &Name) -> Option<&Arc<Listener>> {
-        self.listeners.iter().find(|listener| listener.config.name == *name)
-    }
-
     pub fn pool(&self, id: PoolId) -> &Arc<Pool> {
         // A PoolId is made by `route` from this very list; see `lifecycle::publish`.
         &self.pools[id.0]

@@ -156,10 +156,6 @@ impl Deadline {
         self.entry.at.set(NEVER);
     }
 
-    pub fn is_set(&self) -> bool {
-        self.entry.at.get() != NEVER
-    }
-
     pub fn expired(&self) -> bool {
         self.entry.at.get() <= self.wheel.now.get()
     }

@@ -96,8 +96,8 @@ static HTTP: HeaderValue = HeaderValue::from_static("http");
 static UPGRADE: HeaderValue = HeaderValue::from_static("upgrade");
 static TE: HeaderValue = HeaderValue::from_static("te");
 
-/// Turns a request's head into the one that a backend gets.
-pub fn pass_on(parts: &mut Parts, rules: Rules<'_>) -> Result<(), Cause> {
+/// Turns a request's head into the one that a backend gets; says whether that asks for an upgrade.
+pub fn pass_on(parts: &mut Parts, rules: Rules<'_>) -> Result<bool, Cause> {
     let upgrade = upgrade(parts);
     let headers = &mut parts.headers;
     // An absolute target, or HTTP/2: the authority becomes the Host (RFC 9112 3.2.2).
@@ -124,6 +124,7 @@ pub fn pass_on(parts: &mut Parts, rules: Rules<'_>) -> Result<(), Cause> {
     if let Some(host) = &rules.rewrite.host {
         headers.insert(header::HOST, host.clone());
     }
+    let upgrades = upgrade.is_some();
     if let Some(protocol) = upgrade {
         headers.insert(header::CONNECTION, UPGRADE.clone());
         headers.insert(header::UPGRADE, protocol);
@@ -132,12 +133,12 @@ pub fn pass_on(parts: &mut Parts, rules: Rules<'_>) -> Result<(), Cause> {
     }
     parts.uri = Uri::from(rules.target);
     parts.version = Version::HTTP_11;
-    Ok(())
+    Ok(upgrades)
 }
 
 /// The protocol that an HTTP/1.1 request wants to change to (RFC 9110 7.8). Never to HTTP/2 (h2c):
 /// what came after that would pass by routes and limits.
-pub fn upgrade(parts: &Parts) -> Option<HeaderValue> {
+fn upgrade(parts: &Parts) -> Option<HeaderValue> {
     if parts.version != Version::HTTP_11 || !names(&parts.headers, "upgrade") {
         return None;
     }
@@ -296,7 +297,7 @@ mod tests {
             client: Some(&client),
             trusted: false,
         };
-        pass_on(&mut parts, rules).unwrap();
+        assert_eq!(pass_on(&mut parts, rules), Ok(true));
         let mut lines: Vec<_> = parts
             .headers
             .iter()

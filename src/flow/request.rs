@@ -126,8 +126,7 @@ async fn forward(
     record: &mut Record,
 ) -> Result<Exchange, Cause> {
     let worker = &client.worker;
-    let upgrade = head::upgrade(&parts).is_some();
-    head::pass_on(&mut parts, rules(client, here, plan))?;
+    let upgrade = head::pass_on(&mut parts, rules(client, here, plan))?;
     let in_progress = plan.picker.begin_request(worker.id);
     let cells = plan.picker.pool().state.cells.of(worker.id);
     let mut tried = Tried::default();
