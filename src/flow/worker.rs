@@ -10,8 +10,8 @@ use rustc_hash::FxHashMap;
 
 use super::sessions::Sessions;
 use crate::config::model::{BindAddr, Name};
+use crate::forward::buffers::Buffers;
 use crate::forward::http::Idle;
-use crate::forward::tcp::Buffers;
 use crate::lifecycle::status::Status;
 use crate::listen::Gate;
 use crate::observe::limiter::Limiter;

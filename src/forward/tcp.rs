@@ -3,11 +3,9 @@
 //! A direction borrows a buffer of its worker for the length of one read and write; only what the
 //! other side would not take yet stays with it.
 
-use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -15,30 +13,9 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::buffers::Buffers;
 use crate::listen::ClientStream;
 use crate::timer::Deadline;
-
-const BUFFER_BYTES: usize = 64 * 1024;
-
-/// Buffers kept by a worker when nobody borrows them.
-const BUFFERS_KEPT: usize = 16;
-
-/// A worker's buffers.
-#[derive(Clone, Debug, Default)]
-pub struct Buffers(Rc<RefCell<Vec<Box<[u8]>>>>);
-
-impl Buffers {
-    fn borrow(&self) -> Box<[u8]> {
-        self.0.borrow_mut().pop().unwrap_or_else(|| vec![0; BUFFER_BYTES].into())
-    }
-
-    fn give_back(&self, buffer: Box<[u8]>) {
-        let mut kept = self.0.borrow_mut();
-        if kept.len() < BUFFERS_KEPT {
-            kept.push(buffer);
-        }
-    }
-}
 
 /// How a relayed stream ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -220,7 +197,7 @@ mod tests {
             end
         };
         let (end, ()) = tokio::join!(end, story(client, backend));
-        assert!(buffers.0.borrow().len() <= 2, "buffers were not shared");
+        assert!(buffers.at_rest() <= 2, "buffers were not shared");
         (end, up, down)
     }
 
