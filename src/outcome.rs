@@ -26,6 +26,8 @@ pub enum Cause {
     NoRoute,
     /// The head is larger than `limits.request_head` or has more than `limits.headers`.
     HeadTooLarge,
+    /// The request's line alone is larger than `limits.request_head`.
+    TargetTooLong,
     /// The body is larger than `limits.request_body`.
     BodyTooLarge,
     /// The client was silent for `client_header` or `client_body`.
@@ -53,12 +55,13 @@ pub enum Cause {
 }
 
 impl Cause {
-    pub const ALL: [Cause; 17] = [
+    pub const ALL: [Cause; 18] = [
         Cause::BadRequest,
         Cause::MethodNotAllowed,
         Cause::Denied,
         Cause::NoRoute,
         Cause::HeadTooLarge,
+        Cause::TargetTooLong,
         Cause::BodyTooLarge,
         Cause::ClientTimeout,
         Cause::ClientGone,
@@ -86,6 +89,7 @@ impl Cause {
             Cause::Denied => "denied",
             Cause::NoRoute => "no_route",
             Cause::HeadTooLarge => "head_too_large",
+            Cause::TargetTooLong => "target_too_long",
             Cause::BodyTooLarge => "body_too_large",
             Cause::ClientTimeout => "client_timeout",
             Cause::ClientGone => "client_gone",
@@ -106,6 +110,7 @@ impl Cause {
             Cause::BadRequest
             | Cause::MethodNotAllowed
             | Cause::HeadTooLarge
+            | Cause::TargetTooLong
             | Cause::BodyTooLarge
             | Cause::ClientTimeout
             | Cause::ClientGone => Side::Client,
@@ -131,6 +136,7 @@ impl Cause {
             Cause::Denied => StatusCode::FORBIDDEN,
             Cause::NoRoute => StatusCode::NOT_FOUND,
             Cause::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Cause::TargetTooLong => StatusCode::URI_TOO_LONG,
             Cause::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Cause::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
             // Nobody reads it; it keeps the mapping whole.
@@ -153,6 +159,7 @@ impl Cause {
             Cause::Denied => "This client is not allowed here.",
             Cause::NoRoute => "No route matches this request.",
             Cause::HeadTooLarge => "The request's head is too large.",
+            Cause::TargetTooLong => "The request's target is too long.",
             Cause::BodyTooLarge => "The request's body is too large.",
             Cause::ClientTimeout => "The client took too long to send its request.",
             Cause::ClientGone => "The client went away.",
@@ -183,6 +190,7 @@ impl Cause {
             | Cause::Denied
             | Cause::NoRoute
             | Cause::HeadTooLarge
+            | Cause::TargetTooLong
             | Cause::BodyTooLarge
             | Cause::ClientTimeout
             | Cause::ClientGone

@@ -1,18 +1,27 @@
 //! The answers that we make ourselves: errors, redirects, fixed responses.
 
-use http::header::{self, HeaderValue};
-use http::{HeaderMap, Response, StatusCode};
+use std::future::poll_fn;
 
-use super::record::Ending;
+use bytes::Bytes;
+use http::header::{self, HeaderName, HeaderValue};
+use http::{HeaderMap, Method, StatusCode};
+
 use crate::config::model::{ErrorPage, ErrorPages};
-use crate::forward::http::Reply;
-use crate::outcome::{Cause, Side};
+use crate::forward::buffer::Buffer;
+use crate::forward::http::Front;
+use crate::forward::http::front::Line;
+use crate::forward::http::head::Framing;
+use crate::outcome::Cause;
 
-pub type Answer = Response<Reply<Ending>>;
+/// One of our own, not sent yet.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    fields: Vec<(HeaderName, HeaderValue)>,
+    body: Bytes,
+}
 
 static TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
-static CLOSE: HeaderValue = HeaderValue::from_static("close");
-static SECONDS: HeaderValue = HeaderValue::from_static("1");
 
 /// The answer to a request that failed of `cause`: the first page for its status, or a short text.
 pub fn error<'a>(cause: Cause, pages: impl IntoIterator<Item = &'a ErrorPages>) -> Answer {
@@ -23,53 +32,83 @@ pub fn error<'a>(cause: Cause, pages: impl IntoIterator<Item = &'a ErrorPages>) 
         None => {
             let reason = status.canonical_reason().unwrap_or("Error");
             let text = format!("{} {reason}: {}\n", status.as_u16(), cause.message());
-            own(status, text, &TEXT)
+            own(status, text.into(), &TEXT)
         }
     };
-    let headers = answer.headers_mut();
     match cause {
         Cause::MethodNotAllowed => {
             let allowed = HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS");
-            headers.insert(header::ALLOW, allowed);
+            answer.fields.push((header::ALLOW, allowed));
         }
         Cause::NoneServing | Cause::Shortage | Cause::Shutdown => {
-            headers.insert(header::RETRY_AFTER, SECONDS.clone());
+            answer.fields.push((header::RETRY_AFTER, HeaderValue::from_static("1")));
         }
         _ => {}
-    }
-    // What else the client sent cannot be trusted, or will not be read.
-    if cause.side() == Side::Client {
-        headers.insert(header::CONNECTION, CLOSE.clone());
     }
     answer
 }
 
 /// A fixed answer.
-pub fn fixed(status: StatusCode, body: bytes::Bytes, headers: &HeaderMap) -> Answer {
+pub fn fixed(status: StatusCode, body: Bytes, headers: &HeaderMap) -> Answer {
     let mut answer = own(status, body, &TEXT);
-    for name in headers.keys() {
-        answer.headers_mut().remove(name);
-    }
-    for (name, value) in headers {
-        answer.headers_mut().append(name, value.clone());
-    }
+    answer.fields.retain(|(name, _)| !headers.contains_key(name));
+    answer.fields.extend(headers.iter().map(|(name, value)| (name.clone(), value.clone())));
     answer
 }
 
 /// A redirect.
 pub fn redirect(status: StatusCode, location: HeaderValue) -> Answer {
     let reason = status.canonical_reason().unwrap_or("Redirect");
-    let mut answer = own(status, format!("{} {reason}\n", status.as_u16()), &TEXT);
-    answer.headers_mut().insert(header::LOCATION, location);
+    let mut answer = own(status, format!("{} {reason}\n", status.as_u16()).into(), &TEXT);
+    answer.fields.push((header::LOCATION, location));
     answer
 }
 
-fn own(status: StatusCode, body: impl Into<bytes::Bytes>, content_type: &HeaderValue) -> Answer {
-    let body = body.into();
-    let mut answer = Response::new(Reply::own(body.clone()));
-    *answer.status_mut() = status;
-    if !body.is_empty() {
-        answer.headers_mut().insert(header::CONTENT_TYPE, content_type.clone());
+fn own(status: StatusCode, body: Bytes, content_type: &HeaderValue) -> Answer {
+    let kind = (!body.is_empty()).then(|| (header::CONTENT_TYPE, content_type.clone()));
+    Answer { status, fields: kind.into_iter().collect(), body }
+}
+
+impl Answer {
+    /// Sends it, and waits until the client has taken it: an error is the client's end. `method` is
+    /// `None` where the request could not be read. Whoever calls bounds it in time.
+    pub async fn send(
+        &self,
+        front: &mut Front<'_>,
+        method: Option<&Method>,
+        close: bool,
+        date: &str,
+    ) -> Result<(), Cause> {
+        let length = self.body.len() as u64;
+        let bare = self.status.is_informational()
+            || self.status == StatusCode::NO_CONTENT
+            || self.status == StatusCode::NOT_MODIFIED;
+        let to_head = method == Some(&Method::HEAD);
+        let (framing, told_length) = match bare || to_head {
+            true => (Framing::None, (!bare).then_some(length)),
+            false => (Framing::Length(length), None),
+        };
+        let reason = self.status.canonical_reason().unwrap_or("").as_bytes();
+        let line = Line { status: self.status, reason, framing, told_length };
+        let head = front.begin(&line, close, |to| {
+            for (name, value) in self.fields.iter().filter(|(name, _)| !is_framing(name)) {
+                to(name.as_str().as_bytes(), value.as_bytes());
+            }
+            to(b"date", date.as_bytes());
+        });
+        let mut whole = head.unwrap_or_else(|| Buffer::borrow(front.buffers()));
+        if framing != Framing::None {
+            whole.extend(&self.body);
+        }
+        if !whole.is_empty() {
+            front.queue(whole);
+        }
+        front.finish(None);
+        poll_fn(|cx| front.poll_flush(cx)).await
     }
-    answer
+}
+
+/// What says where a body ends is not the operator's to set.
+fn is_framing(name: &HeaderName) -> bool {
+    [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION].contains(name)
 }

@@ -5,16 +5,16 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use http::request::Parts;
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{Method, StatusCode};
 
 use super::client::Client;
 use super::decide::Plan;
-use super::head;
-use crate::config::model::Timeouts;
+use super::head::{self, Rules};
+use crate::forward::buffer::Buffer;
 use crate::forward::connect::connect;
-use crate::forward::http::upload::Source;
-use crate::forward::http::{BackendConn, Incoming, SendError};
+use crate::forward::http::exchange::{self, Upload};
+use crate::forward::http::head::{RequestHead, ResponseHead};
+use crate::forward::http::{BackendConn, Front};
 use crate::outcome::{self, Cause, Sent};
 use crate::pool::Lease;
 use crate::sys::shortage::is_shortage;
@@ -30,24 +30,50 @@ pub struct Clocks {
 }
 
 impl Clocks {
-    pub fn new(step: &Deadline, wheel: &Rc<Wheel>, timeouts: &Timeouts) -> Clocks {
-        let overall = timeouts.request.map(|after| {
+    pub fn new(step: &Deadline, wheel: &Rc<Wheel>, request: Option<Duration>) -> Clocks {
+        let overall = request.map(|after| {
             let overall = Deadline::new(wheel);
             overall.set(after);
             overall
         });
         Clocks { step: step.clone(), overall }
     }
+
+    /// Bounds some work by the whole request's time.
+    pub async fn overall<T>(&self, work: impl Future<Output = T>) -> Result<T, Elapsed> {
+        match &self.overall {
+            Some(overall) => overall.bound(work).await,
+            None => Ok(work.await),
+        }
+    }
+
+    /// Bounds one step by its own time and by the whole request's.
+    pub async fn step<T>(
+        &self,
+        after: Duration,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Elapsed> {
+        self.overall(self.step.within(after, work)).await?
+    }
 }
 
-/// One attempt of a request at one backend.
+/// An attempt that got no answer, and how much of the request the backend may have seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failed {
+    pub cause: Cause,
+    pub sent: Sent,
+}
+
+/// What the attempts of one request have in common.
 #[derive(Debug)]
 pub struct Attempt<'a> {
     pub client: &'a Rc<Client>,
     pub plan: &'a Plan<'a>,
     pub clocks: &'a Clocks,
-    pub parts: &'a Parts,
-    pub source: &'a Source,
+    pub head: &'a RequestHead,
+    pub rules: &'a Rules<'a>,
+    /// The protocol that the client wants to change to.
+    pub upgrade: Option<&'a [u8]>,
 }
 
 impl Attempt<'_> {
@@ -55,13 +81,14 @@ impl Attempt<'_> {
     pub async fn run(
         &self,
         lease: &Lease,
-        upgrade: bool,
-    ) -> Result<(Response<Incoming>, BackendConn), SendError> {
+        front: &mut Front<'_>,
+        upload: &mut Upload,
+    ) -> Result<(ResponseHead, BackendConn), Failed> {
         let worker = &self.client.worker;
-        let careful = !outcome::is_idempotent(&self.parts.method);
-        let mut kept = match upgrade {
-            true => None,
-            false => worker.idle.take(lease.backend().id, worker.wheel.now(), careful),
+        let careful = !outcome::is_idempotent(&self.head.method);
+        let mut kept = match self.upgrade {
+            Some(_) => None,
+            None => worker.idle.take(lease.backend().id, worker.wheel.now(), careful),
         };
         loop {
             let reused = kept.is_some();
@@ -69,42 +96,28 @@ impl Attempt<'_> {
                 Some(conn) => conn,
                 None => self.connect(lease).await?,
             };
-            match self.send(lease, &mut conn).await {
-                Ok(mut answer) => {
-                    self.check(&mut answer, &mut conn, upgrade)?;
+            match self.ask(lease, &mut conn, front, upload).await {
+                Ok(answer) => {
+                    let switching = answer.status == StatusCode::SWITCHING_PROTOCOLS;
+                    if switching && self.upgrade.is_none() {
+                        return Err(Failed { cause: Cause::Garbage, sent: upload.sent() });
+                    }
                     return Ok((answer, conn));
                 }
                 // The backend closed it while it was idle: once more, on a fresh one.
-                Err(SendError { cause: Cause::Reset, sent })
-                    if reused && Cause::Reset.retry(&self.parts.method, sent) => {}
-                Err(error) => return Err(error),
+                Err(Failed { cause: Cause::Reset, sent })
+                    if reused && Cause::Reset.retry(&self.head.method, sent) => {}
+                Err(failed) => return Err(failed),
             }
         }
     }
 
-    /// What hyper lets pass of an answer's head, and must not go on to the client.
-    fn check(
-        &self,
-        answer: &mut Response<Incoming>,
-        conn: &mut BackendConn,
-        upgrade: bool,
-    ) -> Result<(), SendError> {
-        let garbage = |cause| SendError { cause, sent: self.source.sent() };
-        if head::check_framing(answer.headers_mut()).map_err(garbage)? {
-            conn.spoil();
-        }
-        if answer.status() == StatusCode::SWITCHING_PROTOCOLS && !upgrade {
-            return Err(garbage(Cause::Garbage));
-        }
-        Ok(())
-    }
-
-    async fn connect(&self, lease: &Lease) -> Result<BackendConn, SendError> {
-        let refused = |cause| SendError { cause, sent: Sent::Nothing };
+    async fn connect(&self, lease: &Lease) -> Result<BackendConn, Failed> {
+        let refused = |cause| Failed { cause, sent: Sent::Nothing };
         let worker = &self.client.worker;
         let began = Instant::now();
         let connecting = connect(lease.backend().addr);
-        let stream = match self.bounded(self.plan.timeouts.connect, connecting).await {
+        let stream = match self.clocks.step(self.plan.timeouts.connect, connecting).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) if is_shortage(&error) => return Err(refused(Cause::Shortage)),
             Ok(Err(_)) => return Err(refused(Cause::Connect)),
@@ -112,46 +125,31 @@ impl Attempt<'_> {
         };
         let pool = lease.picker().pool();
         pool.state.cells.of(worker.id).connect.observe(began.elapsed());
-        BackendConn::new(stream, lease.shared_backend(), worker.id).await.map_err(refused)
+        Ok(BackendConn::new(stream, lease.shared_backend(), worker.id))
     }
 
-    async fn send(
+    async fn ask(
         &self,
         lease: &Lease,
         conn: &mut BackendConn,
-    ) -> Result<Response<Incoming>, SendError> {
-        let mut request = Request::new(self.source.upload());
-        *request.method_mut() = self.parts.method.clone();
-        *request.uri_mut() = self.parts.uri.clone();
-        *request.headers_mut() = self.parts.headers.clone();
-        if !self.parts.headers.contains_key(header::HOST) {
-            // A client of HTTP/1.0 may name no host; a server of HTTP/1.1 insists on one.
-            let host = HeaderValue::try_from(lease.backend().addr.to_string());
-            host.map(|host| request.headers_mut().insert(header::HOST, host)).ok();
-        }
-        let sending = conn.send(request, self.source);
-        match self.bounded(self.plan.timeouts.response, sending).await {
-            Ok(result) => result,
-            Err(Elapsed) => Err(SendError {
-                cause: match self.source.waits_for_client() {
-                    true => Cause::ClientTimeout,
-                    false => Cause::Timeout,
-                },
-                sent: self.source.sent(),
-            }),
-        }
-    }
-
-    /// Bounds one step by its own time and by the whole request's.
-    async fn bounded<T>(
-        &self,
-        after: Duration,
-        work: impl Future<Output = T>,
-    ) -> Result<T, Elapsed> {
-        let step = self.clocks.step.within(after, work);
-        match &self.clocks.overall {
-            Some(overall) => overall.bound(step).await?,
-            None => step.await,
-        }
+        front: &mut Front<'_>,
+        upload: &mut Upload,
+    ) -> Result<ResponseHead, Failed> {
+        let mut request = Buffer::borrow(front.buffers());
+        head::pass_on(self.head, self.rules, self.upgrade, lease.backend().addr, &mut request);
+        upload.begin(request);
+        let to_head = self.head.method == Method::HEAD;
+        let edits = &self.plan.route.config.response_headers;
+        let heads = &self.client.worker.heads;
+        let asking = exchange::ask(front, conn, upload, heads, to_head, |interim, to| {
+            head::pass_back(interim, edits, "", to);
+        });
+        let cause = match self.clocks.step(self.plan.timeouts.response, asking).await {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(cause)) => cause,
+            Err(Elapsed) if upload.waits_for_client() => Cause::ClientTimeout,
+            Err(Elapsed) => Cause::Timeout,
+        };
+        Err(Failed { cause, sent: upload.sent() })
     }
 }

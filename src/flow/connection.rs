@@ -3,17 +3,19 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use hyper::service::service_fn;
+use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 
 use super::client::Client;
-use super::request::{self, Slot, Upgrade};
+use super::request::{self, After, Upgrade};
 use super::worker::{Here, Worker};
 use crate::config::model::Timeouts;
 use crate::forward::connect::{connect, keep_alive};
-use crate::forward::http::Tail;
-use crate::forward::http::server::{self, Bounds, Break, Served};
-use crate::forward::session::{Phase, Session};
+use crate::forward::http::Front;
+use crate::forward::http::h1::client::{Bounds, ClientConn, Next, Stop};
+use crate::forward::http::h1::parse::Limits;
+use crate::forward::http::h2::{self, Means, Story};
+use crate::forward::session::Session;
 use crate::forward::tcp::{self, End, Way};
 use crate::listen::{ClientAddr, ClientStream, Permit};
 use crate::observe::cells::attempt_failed;
@@ -52,96 +54,107 @@ pub async fn serve(
                 client.session.cells().failures[Cause::Denied.index()].inc();
                 return;
             }
-            tcp(&client, &here, here.view.picker(*pool), stream).await;
+            Box::pin(tcp(&client, &here, here.view.picker(*pool), stream)).await;
         }
         Work::Http(_) => http(client, here, stream).await,
     }
 }
 
-async fn http(client: Rc<Client>, here: Here, mut stream: ClientStream) {
-    let Timeouts { client_header, client_idle, stream_idle, .. } = here.listener().config.timeouts;
+async fn http(client: Rc<Client>, here: Here, stream: ClientStream) {
+    let Timeouts { client_header, client_idle, .. } = here.listener().config.timeouts;
     let limits = &here.view.snapshot.config.limits;
-    let bounds = Bounds {
-        head_bytes: limits.request_head_bytes,
-        headers: limits.headers,
-        client_header,
-        client_idle,
-        stream_idle,
-    };
+    let head = Limits { bytes: limits.request_head_bytes, fields: limits.headers };
+    let bounds = Bounds { head, client_header, client_idle };
     drop(here);
-    let session = client.session.clone();
+    let (worker, session) = (client.worker.clone(), client.session.clone());
     session.rest(client_idle);
-    let upgrade = Slot::default();
-    let ahead = server::read_preface(&mut stream, &session, client_header);
-    let served = match ahead.await {
-        Err(why) => Served::Broken(why),
-        Ok((false, ahead)) => {
-            let service = service_fn(|request| {
-                let deadline = client.session.deadline.clone();
-                Box::pin(request::serve(client.clone(), deadline, upgrade.clone(), request))
-            });
-            let upgraded = || upgrade.borrow().is_some();
-            server::serve_h1(stream, ahead, &session, &bounds, service, upgraded).await
-        }
-        Ok((true, ahead)) => {
-            let (client, wheel) = (client.clone(), client.worker.wheel.clone());
-            let service = move |request, deadline| {
-                // HTTP/2 has no 101 (RFC 9113 8.6), so nothing is ever left in this slot.
-                request::serve(client.clone(), deadline, Slot::default(), request)
-            };
-            server::serve_h2(stream, ahead, &session, &bounds, &wheel, service).await
-        }
-    };
-    match served {
-        Served::Done => {}
-        Served::Broken(why) => account(&client, why),
-        Served::Upgraded(stream, ahead) => {
-            if let Some(upgrade) = upgrade.take() {
-                relay_upgraded(&client, stream, ahead, upgrade).await;
+    let mut conn = ClientConn::new(stream, session.clone(), worker.buffers.clone());
+    let mut first = true;
+    loop {
+        let next = session.unless_cut(conn.next(&bounds, &worker.heads, first)).await;
+        first = false;
+        let head = match next {
+            Some(Ok(Next::Request(head))) => head,
+            Some(Ok(Next::Http2)) => return Box::pin(http2(client, conn, bounds)).await,
+            Some(Ok(Next::End)) | Some(Err(Stop::Gone)) => return,
+            Some(Err(Stop::Refused(cause))) => {
+                return Box::pin(request::refuse(&client, conn, cause)).await;
+            }
+            None => return count_cut(&session),
+        };
+        // In a box of its own: an idle connection shall not pay for what a request needs.
+        let front = Front::http1(&mut conn, &head);
+        let story = request::serve(client.clone(), front, head, session.deadline.clone());
+        match session.unless_cut(Box::pin(story)).await {
+            Some(After::Keep) => {}
+            Some(After::Close { unread }) => return Box::pin(conn.close(unread)).await,
+            Some(After::Reset) => return conn.reset(),
+            Some(After::Upgraded(upgrade)) => {
+                return Box::pin(upgraded(&client, conn, *upgrade)).await;
+            }
+            None => {
+                conn.reset();
+                return count_cut(&session);
             }
         }
     }
 }
 
-/// Counts a connection that broke outside of any request.
-fn account(client: &Client, why: Break) {
-    let limits = &client.worker.shared.status.limits;
-    let cause = match why {
-        Break::BadRequest => Cause::BadRequest,
-        Break::HeadTooLarge => {
-            limits.count_request_head();
-            Cause::HeadTooLarge
-        }
-        Break::Timeout(Phase::Head) => Cause::ClientTimeout,
-        // A request in progress keeps its own account; a client at rest may leave.
-        Break::Timeout(Phase::Idle | Phase::Busy) | Break::Truncated | Break::Gone => return,
-        Break::Cut => Cause::Shutdown,
+fn count_cut(session: &Session) {
+    session.cells().failures[Cause::Shutdown.index()].inc();
+}
+
+async fn http2(client: Rc<Client>, conn: ClientConn, bounds: Bounds) {
+    let (worker, session) = (client.worker.clone(), client.session.clone());
+    let means = Means {
+        wheel: worker.wheel.clone(),
+        heads: worker.heads.clone(),
+        buffers: worker.buffers.clone(),
     };
-    client.session.cells().failures[cause.index()].inc();
+    let (stream, ahead) = conn.into_parts();
+    let ahead = ahead.map_or(Bytes::new(), |ahead| Bytes::copy_from_slice(ahead.data()));
+    let tell = move |head, stream, deadline| -> Story {
+        let story = request::serve(client.clone(), Front::H2(stream), head, deadline);
+        Box::pin(async {
+            // A stream has no connection of its own to go on with.
+            let _: After = story.await;
+        })
+    };
+    match h2::serve(stream, ahead, &session, &bounds, means, tell).await {
+        h2::End::Done | h2::End::Broken => {}
+        h2::End::Cut => count_cut(&session),
+    }
 }
 
 /// After 101 the two ends speak what they like.
-async fn relay_upgraded(
-    client: &Client,
-    mut stream: ClientStream,
-    from_client: bytes::Bytes,
-    upgrade: Upgrade,
-) {
-    let Upgrade { conn, ending, idle } = upgrade;
-    let session = &client.session;
-    let (mut backend, from_backend) = conn.into_socket();
+async fn upgraded(client: &Client, conn: ClientConn, upgrade: Upgrade) {
+    let Upgrade { conn: backend, lease, record, idle, in_progress: _in_progress } = upgrade;
+    let (mut stream, from_client) = conn.into_parts();
+    let (mut backend, from_backend) = backend.into_socket();
     let early = async {
-        backend.write_all(&from_client).await?;
-        stream.write_all(&from_backend).await
+        if let Some(early) = &from_client {
+            backend.write_all(early.data()).await?;
+        }
+        if let Some(early) = &from_backend {
+            stream.write_all(early.data()).await?;
+        }
+        std::io::Result::Ok(())
     };
-    if !matches!(session.deadline.within(idle, early).await, Ok(Ok(()))) {
-        return ending.dropped();
+    if !matches!(client.session.deadline.within(idle, early).await, Ok(Ok(()))) {
+        return record.finish(Some(Cause::ClientGone));
     }
-    match relay(client, &ending.lease, &mut stream, &mut backend, idle).await {
-        Some(End::Finished | End::Idle) => ending.whole(None),
-        Some(End::BackendReset) => ending.truncated(),
-        Some(End::ClientReset) | None => ending.dropped(),
-    }
+    drop((from_client, from_backend));
+    let failed = match relay(client, &lease, &mut stream, &mut backend, idle).await {
+        Some(End::Finished | End::Idle) => None,
+        Some(End::BackendReset) => {
+            let worker = client.worker.id;
+            let pool = lease.picker().pool().state.cells.of(worker);
+            attempt_failed(pool, lease.backend().cells.of(worker), Cause::Truncated);
+            Some(Cause::Truncated)
+        }
+        Some(End::ClientReset) | None => Some(Cause::ClientGone),
+    };
+    record.finish(failed);
 }
 
 /// A TCP stream: pick, connect, relay. A backend that cannot be reached costs the client nothing:

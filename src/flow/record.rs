@@ -1,72 +1,67 @@
 //! Writes down how a request ended, once: counters, histograms, and a log line if it failed.
 //!
 //! A [`Record`] goes with its request from the head to the last byte of the answer; whoever ends the
-//! request finishes it. The backend's share of that end (lease, connection) is [`Ending`].
+//! request finishes it. It also keeps the head, which the log may still need at the very end.
 
+use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
-
-use http::{Method, Uri};
+use std::time::Instant;
 
 use super::client::Client;
-use crate::forward::http::{BackendConn, Tail};
-use crate::observe::cells::attempt_failed;
+use crate::forward::http::head::RequestHead;
 use crate::outcome::{Cause, Side};
-use crate::pool::budget::RequestGuard;
-use crate::pool::{Lease, Picker};
+use crate::pool::Picker;
 
 /// One request's account.
 #[derive(Debug)]
 pub struct Record {
     pub client: Rc<Client>,
+    pub head: RequestHead,
     pub started: Instant,
-    method: Method,
-    uri: Uri,
-    picker: Option<Rc<Picker>>,
-    status: u16,
     /// Attempts that were made at a backend.
-    pub attempts: u32,
-    finished: bool,
+    pub attempts: Cell<u32>,
+    picker: OnceCell<Rc<Picker>>,
+    status: Cell<u16>,
+    finished: Cell<bool>,
 }
 
 impl Record {
-    pub fn new(client: Rc<Client>, method: Method, uri: Uri) -> Record {
-        let started = Instant::now();
-        let (picker, status) = (None, 0);
-        Record { client, started, method, uri, picker, status, attempts: 0, finished: false }
+    pub fn new(client: Rc<Client>, head: RequestHead) -> Record {
+        Record {
+            client,
+            head,
+            started: Instant::now(),
+            attempts: Cell::new(0),
+            picker: OnceCell::new(),
+            status: Cell::new(0),
+            finished: Cell::new(false),
+        }
     }
 
-    pub fn pool(&mut self, picker: &Rc<Picker>) {
-        self.picker = Some(picker.clone());
-    }
-
-    pub fn method(&self) -> &Method {
-        &self.method
+    pub fn pool(&self, picker: &Rc<Picker>) {
+        // A request has one plan, so nothing is set twice.
+        let _ = self.picker.set(picker.clone());
     }
 
     /// The status that goes to the client.
-    pub fn status(&mut self, status: u16) {
-        self.status = status;
+    pub fn status(&self, status: u16) {
+        self.status.set(status);
     }
 
     /// Ends the account. `failed` says of what, if it did.
-    pub fn finish(mut self, failed: Option<Cause>) {
-        self.write(failed);
-    }
-
-    fn write(&mut self, failed: Option<Cause>) {
-        if std::mem::replace(&mut self.finished, true) {
+    pub fn finish(&self, failed: Option<Cause>) {
+        if self.finished.replace(true) {
             return;
         }
         let worker = &self.client.worker;
         let listener = self.client.session.cells();
-        listener.requests.inc(self.status);
+        listener.requests.inc(self.status.get());
         if let Some(cause) = failed {
             listener.failures[cause.index()].inc();
         }
-        if let Some(picker) = &self.picker {
+        if let Some(picker) = self.picker.get() {
             let pool = picker.pool().state.cells.of(worker.id);
-            pool.requests.inc(self.status);
+            pool.requests.inc(self.status.get());
             pool.duration.observe(self.started.elapsed());
         }
         if let Some(cause) = failed {
@@ -76,23 +71,62 @@ impl Record {
     }
 
     fn log(&self, cause: Cause) {
-        let since_start = self.client.worker.shared.epoch.elapsed();
-        let mut limiter = self.client.worker.limiter.borrow_mut();
+        let pool = self.picker.get().map_or("-", |picker| picker.pool().config.name.as_str());
+        let line = Line {
+            method: self.head.method.as_str(),
+            path: self.head.path(),
+            pool,
+            status: self.status.get(),
+            attempts: self.attempts.get(),
+            millis: self.started.elapsed().as_millis() as u64,
+        };
+        line.write(&self.client, cause);
+    }
+}
+
+impl Drop for Record {
+    /// The request's story was dropped: the client left, or the process stops.
+    fn drop(&mut self) {
+        self.finish(Some(Cause::ClientGone));
+    }
+}
+
+/// Counts and logs a request whose head was refused; it has no account of its own.
+pub fn refused(client: &Client, cause: Cause) {
+    let status = cause.status().as_u16();
+    let listener = client.session.cells();
+    listener.requests.inc(status);
+    listener.failures[cause.index()].inc();
+    Line { method: "-", path: "-", pool: "-", status, attempts: 0, millis: 0 }.write(client, cause);
+}
+
+/// What a line of the log says of a request.
+struct Line<'a> {
+    method: &'a str,
+    path: &'a str,
+    pool: &'a str,
+    status: u16,
+    attempts: u32,
+    millis: u64,
+}
+
+impl Line<'_> {
+    fn write(&self, client: &Client, cause: Cause) {
+        let since_start = client.worker.shared.epoch.elapsed();
+        let mut limiter = client.worker.limiter.borrow_mut();
         let Some(held_back) = limiter.admit(cause.index(), since_start) else { return };
-        let pool = self.picker.as_ref().map_or("-", |picker| picker.pool().config.name.as_str());
-        let millis = self.started.elapsed().as_millis() as u64;
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(
-                    listener = %self.client.name,
-                    client = %self.client.addr,
-                    method = %self.method,
-                    path = self.uri.path(),
-                    pool,
+                    listener = %client.name,
+                    client = %client.addr,
+                    method = self.method,
+                    path = self.path,
+                    pool = self.pool,
                     status = self.status,
                     cause = cause.label(),
                     attempts = self.attempts,
-                    millis,
+                    millis = self.millis,
                     held_back,
                     "request failed"
                 )
@@ -104,48 +138,5 @@ impl Record {
             Side::Client | Side::Proxy => line!(info),
             Side::Backend => line!(warn),
         }
-    }
-}
-
-impl Drop for Record {
-    /// The request's task was dropped: the client left, or the process stops.
-    fn drop(&mut self) {
-        self.write(Some(Cause::ClientGone));
-    }
-}
-
-/// What ends with the last byte of a backend's answer.
-#[derive(Debug)]
-pub struct Ending {
-    pub record: Record,
-    pub lease: Lease,
-    /// How long the backend's connection may be kept after this request; zero is not at all.
-    pub keep: Duration,
-    /// Counts the request against the pool's retry budget.
-    pub in_progress: RequestGuard,
-}
-
-impl Tail for Ending {
-    fn whole(self, conn: Option<BackendConn>) {
-        if let Some(conn) = conn
-            && !self.keep.is_zero()
-        {
-            let worker = &self.record.client.worker;
-            let keepalive = &self.lease.picker().pool().config.keepalive;
-            let most = keepalive.max_idle.div_ceil(worker.shared.status.workers);
-            worker.idle.put(self.lease.backend().id, conn, worker.wheel.now(), self.keep, most);
-        }
-        self.record.finish(None);
-    }
-
-    fn truncated(self) {
-        let worker = self.record.client.worker.id;
-        let pool = self.lease.picker().pool().state.cells.of(worker);
-        attempt_failed(pool, self.lease.backend().cells.of(worker), Cause::Truncated);
-        self.record.finish(Some(Cause::Truncated));
-    }
-
-    fn dropped(self) {
-        self.record.finish(Some(Cause::ClientGone));
     }
 }

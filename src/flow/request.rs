@@ -4,129 +4,189 @@
 //! A request that fails ends with an answer of our own (`answer`) and its account (`record`). What is
 //! safe to send again is decided in `outcome`; nothing is sent again once an answer has begun.
 
-use std::cell::RefCell;
-use std::convert::Infallible;
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use http::request::Parts;
-use http::{HeaderValue, Request, Response, StatusCode, Version, header};
-use http_body::Body;
+use http::StatusCode;
 
 use super::answer::{self, Answer};
-use super::attempt::{Attempt, Clocks};
+use super::attempt::{Attempt, Clocks, Failed};
 use super::client::Client;
 use super::decide::{Decision, Plan, decide};
 use super::head::{self, Rules};
-use super::record::{Ending, Record};
+use super::record::{self, Record};
 use super::worker::Here;
 use crate::config::model::ErrorPages;
-use crate::forward::http::upload::{Source, Watch};
-use crate::forward::http::{BackendConn, Incoming, Reply, SendError};
+use crate::forward::http::exchange::{self, End, Upload, Watch};
+use crate::forward::http::front::Line;
+use crate::forward::http::h1::client::ClientConn;
+use crate::forward::http::head::{RequestHead, ResponseHead};
+use crate::forward::http::{BackendConn, Front};
 use crate::observe::cells::{PoolCells, attempt_failed};
 use crate::outcome::{Cause, Side};
 use crate::pool::Lease;
 use crate::pool::budget::{Budget, RequestGuard, RetryGuard};
 use crate::pool::pick::{Ask, Tried};
+use crate::route::{Route, headers};
 use crate::timer::Deadline;
 
 /// Attempts in all: the default of `retry.attempts`.
 const ATTEMPTS: u32 = 3;
 
+/// Of a body that nobody wants, what is read so that the connection can be kept.
+const UNWANTED_BYTES: usize = 64 * 1024;
+
+/// How an HTTP/1 connection goes on after a request. HTTP/2 needs no telling.
+#[derive(Debug)]
+pub enum After {
+    Keep,
+    /// The client has its answer; `unread`: not all that it sent was read.
+    Close {
+        unread: bool,
+    },
+    /// What the client got is not whole, and must not look so.
+    Reset,
+    /// The two ends speak what they like now.
+    Upgraded(Box<Upgrade>),
+}
+
 /// The backend's side of a connection that changes its protocol.
 #[derive(Debug)]
 pub struct Upgrade {
     pub conn: BackendConn,
-    pub ending: Ending,
+    pub lease: Lease,
+    pub record: Record,
     /// Longest silence.
     pub idle: Duration,
+    pub in_progress: RequestGuard,
 }
 
-/// Where a request that was answered with 101 leaves its backend, for its connection to go on with.
-pub type Slot = Rc<RefCell<Option<Upgrade>>>;
-
-/// Serves one request. The answer's body ends its account.
+/// Serves one request to its end; `step` is the deadline of whatever is waited for.
 pub async fn serve(
     client: Rc<Client>,
-    deadline: Deadline,
-    upgrade: Slot,
-    request: Request<Incoming>,
-) -> Result<Answer, Infallible> {
+    mut front: Front<'_>,
+    head: RequestHead,
+    step: Deadline,
+) -> After {
     client.begin_request();
-    let (parts, body) = request.into_parts();
-    // HTTP/2 has its own way to say that a connection is over (RFC 9113 6.8).
-    let http1 = parts.version != Version::HTTP_2;
-    let mut unread = !body.is_end_stream();
-    let (mut answer, own) = answer(&client, deadline, upgrade, parts, body, &mut unread).await;
-    // What is left of a request's body will not be read after an answer of our own.
-    if unread {
-        client.session.leave_unread();
-    }
-    if http1 && (client.session.is_leaving() || (own && unread)) {
-        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
-    Ok(answer)
-}
-
-/// The answer, and whether it is our own; `unread` says whether some of the body still is.
-async fn answer(
-    client: &Rc<Client>,
-    deadline: Deadline,
-    upgrade: Slot,
-    parts: Parts,
-    body: Incoming,
-    unread: &mut bool,
-) -> (Answer, bool) {
     let here = client.here();
-    let mut record = Record::new(client.clone(), parts.method.clone(), parts.uri.clone());
-    let mut pages: [Option<&ErrorPages>; 2] = [None, Some(&here.listener().config.error_pages)];
-    let failed = match decide(&here, client, &parts) {
-        Ok(Decision::Answer(own)) => {
-            record.status(own.status().as_u16());
-            record.finish(None);
-            return (own, true);
-        }
+    front.begin_body(head.framing, here.view.snapshot.config.limits.request_body_bytes);
+    let record = Record::new(client.clone(), head);
+    let (failed, route) = match decide(&here, &client, &record.head) {
+        Ok(Decision::Answer(own)) => return finish(&record, &mut front, &step, own, None).await,
         Ok(Decision::Forward(plan)) => {
-            pages[0] = Some(&plan.route.config.error_pages);
             record.pool(&plan.picker);
-            let clocks = Clocks::new(&deadline, &client.worker.wheel, &plan.timeouts);
-            let source = source(&here, &plan, &clocks, &parts, body);
-            match forward(client, &here, &plan, &clocks, parts, &source, &mut record).await {
+            let clocks = Clocks::new(&step, &client.worker.wheel, plan.timeouts.request);
+            let mut upload = upload(&plan, &step, &record.head);
+            match forward(&here, &plan, &clocks, &record, &mut front, &mut upload).await {
                 Ok(exchange) => {
-                    *unread = source.is_unread();
-                    source.answered();
-                    return (exchange.answer(&plan, clocks, record, &upgrade), false);
+                    return exchange.deliver(&plan, &clocks, record, front, upload).await;
                 }
-                Err(cause) => {
-                    *unread = source.is_unread();
-                    cause
-                }
+                Err(cause) => (cause, Some(plan.route)),
             }
         }
-        Err((cause, route)) => {
-            pages[0] = route.map(|route| &route.config.error_pages);
-            cause
-        }
+        Err(refused) => refused,
     };
-    deadline.clear();
-    let own = answer::error(failed, pages.into_iter().flatten());
-    record.status(own.status().as_u16());
-    record.finish(Some(failed));
-    (own, true)
+    let own = answer::error(failed, pages(&here, route));
+    finish(&record, &mut front, &step, own, Some(failed)).await
+}
+
+/// Ends a connection whose next head cannot be served, with an answer that says why.
+pub async fn refuse(client: &Client, mut conn: ClientConn, cause: Cause) {
+    let here = client.here();
+    let limits = &client.worker.shared.status.limits;
+    if matches!(cause, Cause::HeadTooLarge | Cause::TargetTooLong) {
+        limits.count_request_head();
+    }
+    record::refused(client, cause);
+    let own = answer::error(cause, pages(&here, None));
+    let worker = &client.worker;
+    let date = worker.date.with(worker.wheel.now(), str::to_owned);
+    let mut front = Front::refusing(&mut conn);
+    let sending = own.send(&mut front, None, true, &date);
+    let stream_idle = here.listener().config.timeouts.stream_idle;
+    if let Ok(Ok(())) = client.session.deadline.within(stream_idle, sending).await {
+        conn.close(true).await;
+    }
+}
+
+/// The error pages that hold, the nearest first.
+fn pages<'a>(
+    here: &'a Here,
+    route: Option<&'a Route>,
+) -> impl Iterator<Item = &'a ErrorPages> + 'a {
+    let own = route.map(|route| &route.config.error_pages);
+    own.into_iter().chain([&here.listener().config.error_pages])
+}
+
+/// Ends a request with an answer of our own; `failed` says of what it failed, if it did.
+async fn finish(
+    record: &Record,
+    front: &mut Front<'_>,
+    step: &Deadline,
+    own: Answer,
+    failed: Option<Cause>,
+) -> After {
+    let client = &record.client;
+    if failed == Some(Cause::ClientGone) {
+        record.finish(failed);
+        return After::Reset; // nobody is there to read an answer
+    }
+    let fault = failed.is_some_and(|cause| cause.side() == Side::Client);
+    let unread = fault || !skip_body(front);
+    let close = client.session.is_leaving() || unread;
+    record.status(own.status.as_u16());
+    let worker = &client.worker;
+    let date = worker.date.with(worker.wheel.now(), str::to_owned);
+    let sending = own.send(front, Some(&record.head.method), close, &date);
+    let idle = client.here().listener().config.timeouts.stream_idle;
+    match step.within(idle, sending).await {
+        Ok(Ok(())) => record.finish(failed),
+        Ok(Err(_)) | Err(_) => {
+            record.finish(failed.or(Some(Cause::ClientGone)));
+            return After::Reset;
+        }
+    }
+    if front.closes() { After::Close { unread } } else { After::Keep }
+}
+
+/// Reads what has come of a body that nobody wants; true if that was all of it.
+fn skip_body(front: &mut Front<'_>) -> bool {
+    let mut nobody = Context::from_waker(Waker::noop());
+    let mut skipped = 0;
+    while !front.is_body_ended() && skipped < UNWANTED_BYTES {
+        match front.poll_body(&mut nobody) {
+            Poll::Ready(Ok(Some(piece))) => skipped += piece.len(),
+            Poll::Ready(_) | Poll::Pending => break,
+        }
+    }
+    front.is_body_ended()
+}
+
+fn upload(plan: &Plan<'_>, step: &Deadline, head: &RequestHead) -> Upload {
+    let watch = Watch {
+        deadline: step.clone(),
+        client_body: plan.timeouts.client_body,
+        response: plan.timeouts.response,
+    };
+    Upload::new(watch, head.expects_continue)
 }
 
 /// The attempts, until one brings the head of an answer.
 async fn forward(
-    client: &Rc<Client>,
     here: &Here,
     plan: &Plan<'_>,
     clocks: &Clocks,
-    mut parts: Parts,
-    source: &Source,
-    record: &mut Record,
+    record: &Record,
+    front: &mut Front<'_>,
+    upload: &mut Upload,
 ) -> Result<Exchange, Cause> {
+    let (client, head) = (&record.client, &record.head);
     let worker = &client.worker;
-    let upgrade = head::pass_on(&mut parts, rules(client, here, plan))?;
+    let rules = rules(client, here, plan, head);
+    let upgrade = head::upgrade(head);
+    let attempt = Attempt { client, plan, clocks, head, rules: &rules, upgrade };
     let in_progress = plan.picker.begin_request(worker.id);
     let cells = plan.picker.pool().state.cells.of(worker.id);
     let mut tried = Tried::default();
@@ -135,7 +195,8 @@ async fn forward(
     let mut _retry: Option<RetryGuard> = None;
     loop {
         // The first attempt is as old as its request, to the microsecond.
-        let began = if record.attempts == 0 { record.started } else { Instant::now() };
+        let attempts = record.attempts.get();
+        let began = if attempts == 0 { record.started } else { Instant::now() };
         let ask = Ask { now_nanos: worker.nanos(began), ..plan.ask };
         let Some(lease) = plan.picker.pick(ask, &tried) else {
             return Err(failed.unwrap_or_else(|| {
@@ -143,25 +204,24 @@ async fn forward(
                 Cause::NoneServing
             }));
         };
-        record.attempts += 1;
-        let attempt = Attempt { client, plan, clocks, parts: &parts, source };
-        match attempt.run(&lease, upgrade).await {
+        record.attempts.set(attempts + 1);
+        match attempt.run(&lease, front, upload).await {
             Ok((answer, conn)) => {
                 let answered = Instant::now();
                 cells.first_byte.observe(answered - record.started);
                 lease.observe_latency((answered - began).as_nanos() as u64, ask.now_nanos);
-                lease.backend().cells.of(worker.id).requests.inc(answer.status().as_u16());
+                lease.backend().cells.of(worker.id).requests.inc(answer.status.as_u16());
                 return Ok(Exchange { lease, conn, in_progress, answer });
             }
-            Err(SendError { cause, sent }) => {
+            Err(Failed { cause, sent }) => {
                 if cause.side() == Side::Backend {
                     attempt_failed(cells, lease.backend().cells.of(worker.id), cause);
                 }
                 let late = clocks.overall.as_ref().is_some_and(Deadline::expired);
-                if late || !cause.retry(&parts.method, sent) {
+                if late || !cause.retry(&head.method, sent) {
                     return Err(counted(cause, client));
                 }
-                _retry = another(plan, cells, record.attempts).ok_or(cause)?;
+                _retry = another(plan, cells, record.attempts.get()).ok_or(cause)?;
                 cells.retries[cause.index()].inc();
                 tried.add(&lease);
                 failed = Some(cause);
@@ -196,20 +256,14 @@ fn counted(cause: Cause, client: &Client) -> Cause {
     cause
 }
 
-fn source(here: &Here, plan: &Plan<'_>, clocks: &Clocks, parts: &Parts, body: Incoming) -> Source {
-    let watch = Watch {
-        deadline: clocks.step.clone(),
-        client_body: plan.timeouts.client_body,
-        response: plan.timeouts.response,
-        limit: here.view.snapshot.config.limits.request_body_bytes,
-        http2: parts.version == Version::HTTP_2,
-    };
-    Source::new(body, watch)
-}
-
-fn rules<'a>(client: &'a Client, here: &Here, plan: &'a Plan<'_>) -> Rules<'a> {
+fn rules<'a>(
+    client: &'a Client,
+    here: &Here,
+    plan: &'a Plan<'_>,
+    head: &'a RequestHead,
+) -> Rules<'a> {
     Rules {
-        target: plan.target.clone(),
+        target: plan.target.as_deref().unwrap_or(head.target()),
         rewrite: &plan.route.config.rewrite,
         edits: &plan.route.config.request_headers,
         client: client.addr_value.as_ref(),
@@ -222,30 +276,84 @@ struct Exchange {
     lease: Lease,
     conn: BackendConn,
     in_progress: RequestGuard,
-    answer: Response<Incoming>,
+    answer: ResponseHead,
 }
 
 impl Exchange {
-    /// Makes the client's answer of the backend's: head now, body as it comes.
-    fn answer(self, plan: &Plan<'_>, clocks: Clocks, mut record: Record, upgrade: &Slot) -> Answer {
+    /// Passes the answer on, head and body, to its last byte.
+    async fn deliver(
+        self,
+        plan: &Plan<'_>,
+        clocks: &Clocks,
+        record: Record,
+        mut front: Front<'_>,
+        mut upload: Upload,
+    ) -> After {
         let Exchange { lease, mut conn, in_progress, answer } = self;
-        let (mut parts, incoming) = answer.into_parts();
+        let client = record.client.clone();
+        let worker = &client.worker;
+        let want = front.want(answer.framing, headers::takes_trailers(record.head.fields()));
+        let line = Line {
+            status: answer.status,
+            reason: answer.reason(),
+            framing: want.framing,
+            told_length: told_length(&answer),
+        };
+        let leaving = client.session.is_leaving();
+        let edits = &plan.route.config.response_headers;
+        let begun = worker.date.with(worker.wheel.now(), |date| {
+            front.begin(&line, leaving, |to| head::pass_back(&answer, edits, date, to))
+        });
+        record.status(answer.status.as_u16());
         let most = lease.picker().pool().config.keepalive.idle_timeout;
-        let keep = head::keep_alive(&parts.headers).map_or(most, |said| said.min(most));
-        head::pass_back(&mut parts, &plan.route.config.response_headers);
-        record.status(parts.status.as_u16());
-        let ending = Ending { record, lease, keep, in_progress };
-        if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-            // Let the connection see that its HTTP is over, so that the socket can be taken.
-            conn.is_ready();
-            let idle = plan.timeouts.stream_idle;
-            upgrade.replace(Some(Upgrade { conn, ending, idle }));
-            return Response::from_parts(parts, Reply::own(""));
+        // A second is taken off what the backend says, for the way.
+        let said = headers::keep_alive_seconds(answer.fields());
+        let keep = said.map_or(most, |said| Duration::from_secs(said.saturating_sub(1)).min(most));
+        conn.begin_body(&answer, want.form);
+        let upgraded = answer.status == StatusCode::SWITCHING_PROTOCOLS;
+        drop(answer);
+        let idle = plan.timeouts.stream_idle;
+        let relay = exchange::relay(&mut front, &mut conn, &mut upload, begun, want, idle);
+        let end = match clocks.overall(relay).await {
+            Ok(end) => end,
+            Err(_) => {
+                record.finish(Some(Cause::Timeout));
+                return After::Reset;
+            }
+        };
+        match end {
+            End::Whole { .. } if upgraded => {
+                After::Upgraded(Box::new(Upgrade { conn, lease, record, idle, in_progress }))
+            }
+            End::Whole { reusable } => {
+                if reusable && !keep.is_zero() && conn.is_ready() {
+                    let keepalive = &lease.picker().pool().config.keepalive;
+                    let most = keepalive.max_idle.div_ceil(worker.shared.status.workers);
+                    worker.idle.put(lease.backend().id, conn, worker.wheel.now(), keep, most);
+                }
+                record.finish(None);
+                let unread = !front.is_body_ended();
+                let close = unread || front.closes();
+                if close { After::Close { unread } } else { After::Keep }
+            }
+            End::Truncated => {
+                let pool = lease.picker().pool().state.cells.of(worker.id);
+                attempt_failed(pool, lease.backend().cells.of(worker.id), Cause::Truncated);
+                record.finish(Some(Cause::Truncated));
+                After::Reset
+            }
+            End::Gone => {
+                record.finish(Some(Cause::ClientGone));
+                After::Reset
+            }
         }
-        let Clocks { step, overall } = clocks;
-        ending.record.client.session.end_by(overall.clone());
-        let silence = plan.timeouts.stream_idle;
-        let body = Reply::stream(incoming, conn, ending, step, overall, silence);
-        Response::from_parts(parts, body)
     }
+}
+
+/// The length that an answer without a body tells of the one that it would have had.
+fn told_length(answer: &ResponseHead) -> Option<u64> {
+    use crate::route::fields::Known;
+    let bare = answer.status == StatusCode::NO_CONTENT || answer.status.is_informational();
+    let length = answer.fields().of(Known::ContentLength).next().filter(|_| !bare)?;
+    std::str::from_utf8(length).ok()?.parse().ok()
 }

@@ -12,6 +12,8 @@ use super::sessions::Sessions;
 use crate::config::model::{BindAddr, Name};
 use crate::forward::buffers::Buffers;
 use crate::forward::http::Idle;
+use crate::forward::http::date::Date;
+use crate::forward::http::head::Heads;
 use crate::lifecycle::status::Status;
 use crate::listen::Gate;
 use crate::observe::limiter::Limiter;
@@ -42,6 +44,8 @@ pub struct Worker {
     pub wheel: Rc<Wheel>,
     pub idle: Idle,
     pub buffers: Buffers,
+    pub heads: Heads,
+    pub date: Date,
     pub limiter: RefCell<Limiter>,
     cache: RefCell<Cache<Arc<Current>, Arc<Snapshot>>>,
     view: RefCell<Rc<View>>,
@@ -108,6 +112,8 @@ impl Worker {
             wheel: Wheel::new(),
             idle: Idle::default(),
             buffers: Buffers::default(),
+            heads: Heads::default(),
+            date: Date::default(),
             limiter: RefCell::new(Limiter::new(Cause::ALL.len(), LINES_PER_SECOND)),
             cache: RefCell::new(cache),
             view: RefCell::new(view),

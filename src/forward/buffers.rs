@@ -21,7 +21,7 @@ impl Buffers {
 
     pub fn give_back(&self, buffer: Box<[u8]>) {
         let mut kept = self.0.borrow_mut();
-        if kept.len() < BUFFERS_KEPT {
+        if kept.len() < BUFFERS_KEPT && buffer.len() == BUFFER_BYTES {
             kept.push(buffer);
         }
     }

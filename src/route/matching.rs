@@ -3,8 +3,6 @@
 //! The truth that `index` only speeds up. Reads the facts alone: host and path are normalised by
 //! then, patterns were proved by `config::validate`.
 
-use http::HeaderValue;
-
 use super::{Facts, access, target};
 use crate::config::model::{HostPattern, Match, PathPattern, ValuePattern};
 
@@ -14,9 +12,10 @@ pub(super) fn matches(wanted: &Match, facts: &Facts<'_>) -> bool {
         && any_or_empty(&wanted.host, |pattern| host(pattern, facts.host))
         && any_or_empty(&wanted.path, |pattern| path(pattern, facts.path))
         && client(wanted, facts)
-        && wanted.header.iter().all(|(name, value)| {
-            facts.headers.get_all(name).iter().any(|found| header(value, found))
-        })
+        && wanted
+            .header
+            .iter()
+            .all(|(name, value)| facts.headers.all(name.as_str()).any(|found| header(value, found)))
         && wanted.query.iter().all(|(name, value)| parameter(facts.query, name, value))
         && wanted.path_regex.as_ref().is_none_or(|pattern| pattern.0.is_match(facts.path))
 }
@@ -54,10 +53,10 @@ fn client(wanted: &Match, facts: &Facts<'_>) -> bool {
         || facts.client.is_some_and(|client| access::within(&wanted.client, client))
 }
 
-fn header(pattern: &ValuePattern, found: &HeaderValue) -> bool {
+fn header(pattern: &ValuePattern, found: &[u8]) -> bool {
     match pattern {
         ValuePattern::Present => true,
-        ValuePattern::Exact(value) => found.as_bytes() == value.as_bytes(),
+        ValuePattern::Exact(value) => found == value.as_bytes(),
     }
 }
 

@@ -5,6 +5,7 @@
 //! and `host` make that out of what a client sent; both refuse what could be read in two ways.
 
 pub mod access;
+pub mod fields;
 pub mod headers;
 pub mod host;
 mod index;
@@ -17,8 +18,9 @@ pub mod target;
 
 use std::net::IpAddr;
 
-use http::{HeaderMap, Method};
+use http::Method;
 
+pub use fields::Fields;
 pub use split::Split;
 pub use table::{Table, UnknownPool};
 
@@ -37,7 +39,7 @@ pub struct Facts<'a> {
     pub path: &'a str,
     pub query: Option<&'a str>,
     pub method: &'a Method,
-    pub headers: &'a HeaderMap,
+    pub headers: Fields<'a>,
     /// `None` on a UNIX socket.
     pub client: Option<IpAddr>,
 }

@@ -182,9 +182,33 @@ fn refusal(byte: u8) -> BadTarget {
     }
 }
 
+/// Whether `query`, what follows the question mark, holds nothing but what a query may (RFC 3986 3.4),
+/// and the `[\]^`{|}` that browsers send as they are.
+pub fn is_query(query: &str) -> bool {
+    query.bytes().all(|byte| matches!(byte, 0x21 | 0x24..=0x3b | 0x3d | 0x3f..=0x7e))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_query_holds_visible_ascii_only() {
+        for (query, sound) in [
+            ("", true),
+            ("a=b&c=[1]|{2}^`\\?/:@!$'()*+,;%zz", true),
+            ("a b", false),
+            ("a#b", false),
+            ("a\tb", false),
+            ("a\"b", false),
+            ("<", false),
+            (">", false),
+            ("\x7f", false),
+            ("\u{e9}", false),
+        ] {
+            assert_eq!(is_query(query), sound, "{query:?}");
+        }
+    }
 
     #[test]
     fn normal_paths_are_borrowed() {

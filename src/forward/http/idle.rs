@@ -39,7 +39,7 @@ impl Idle {
     pub fn take(&self, backend: u64, now: u64, careful: bool) -> Option<BackendConn> {
         let mut map = self.0.borrow_mut();
         let resting = map.get_mut(&backend)?;
-        while let Some(mut found) = resting.pop() {
+        while let Some(found) = resting.pop() {
             // All below are older still; the sweep drops those whose time is up.
             if found.until <= now {
                 return None;
@@ -58,7 +58,7 @@ impl Idle {
     /// Drops what has rested long enough or was closed by its backend.
     pub fn sweep(&self, now: u64) {
         self.0.borrow_mut().retain(|_, resting| {
-            resting.retain_mut(|found| found.until > now && found.conn.is_ready());
+            resting.retain(|found| found.until > now && found.conn.is_ready());
             !resting.is_empty()
         });
     }

@@ -1,68 +1,39 @@
-//! A stream that tells a counter of every byte, for hyper to read and write.
+//! A client's stream as hyper gets it for HTTP/2: what was read ahead comes first, and the session hears
+//! of every byte.
 
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Hears of the bytes of one connection.
-pub trait Count<S> {
-    fn received(&self, bytes: usize);
-    fn sent(&self, bytes: usize);
-
-    /// Asked before each read: a chance to end a connection that is known to be dead.
-    fn before_read(&self, _stream: &S) -> io::Result<()> {
-        Ok(())
-    }
-
-    /// Whether to wait for the read side to tell what became of the connection.
-    fn write_failed(&self, _error: &io::Error) -> bool {
-        false
-    }
-}
-
-/// Messages up to so many bytes are written as one piece: `sendto` costs less than `writev`, by 0.17 µs
-/// with the copy and all (docs/performance.md).
-const SHORT: usize = 1024;
-
-/// What hyper gets.
-pub type HyperIo<S, C> = TokioIo<Counted<S, C>>;
+use crate::forward::session::Session;
+use crate::listen::ClientStream;
 
 #[derive(Debug)]
-pub struct Counted<S, C> {
-    stream: S,
-    count: C,
+pub struct Counted {
+    stream: ClientStream,
+    session: Rc<Session>,
     /// Bytes that were read ahead to tell the protocol; handed out first.
     ahead: Bytes,
 }
 
-impl<S, C> Counted<S, C> {
-    pub fn new(stream: S, count: C, ahead: Bytes) -> HyperIo<S, C> {
-        TokioIo::new(Counted { stream, count, ahead })
+impl Counted {
+    pub fn new(stream: ClientStream, session: Rc<Session>, ahead: Bytes) -> Counted {
+        Counted { stream, session, ahead }
     }
 
-    fn wrote(&self, result: io::Result<usize>) -> Poll<io::Result<usize>>
-    where
-        C: Count<S>,
-    {
-        match &result {
-            Ok(n) => self.count.sent(*n),
-            Err(error) if self.count.write_failed(error) => return Poll::Pending,
-            Err(_) => {}
+    fn wrote(&self, result: io::Result<usize>) -> Poll<io::Result<usize>> {
+        if let Ok(n) = &result {
+            self.session.count_sent(*n);
         }
         Poll::Ready(result)
     }
-
-    /// The stream; its counter, which may end with it, goes.
-    pub fn into_stream(self) -> S {
-        self.stream
-    }
 }
 
-impl<S: AsyncRead + Unpin, C: Count<S> + Unpin> AsyncRead for Counted<S, C> {
+impl AsyncRead for Counted {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -74,15 +45,14 @@ impl<S: AsyncRead + Unpin, C: Count<S> + Unpin> AsyncRead for Counted<S, C> {
             buf.put_slice(&this.ahead.split_to(n));
             return Poll::Ready(Ok(()));
         }
-        this.count.before_read(&this.stream)?;
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
-        this.count.received(buf.filled().len() - before);
+        this.session.count_received(buf.filled().len() - before);
         Poll::Ready(Ok(()))
     }
 }
 
-impl<S: AsyncWrite + Unpin, C: Count<S> + Unpin> AsyncWrite for Counted<S, C> {
+impl AsyncWrite for Counted {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -107,22 +77,7 @@ impl<S: AsyncWrite + Unpin, C: Count<S> + Unpin> AsyncWrite for Counted<S, C> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let stream = Pin::new(&mut this.stream);
-        let total: usize = bufs.iter().map(|buf| buf.len()).sum();
-        let result = match bufs {
-            [one] => ready!(stream.poll_write(cx, one)),
-            _ if total <= SHORT => {
-                let mut joined = [0; SHORT];
-                let mut rest = &mut joined[..];
-                for buf in bufs {
-                    let (here, after) = rest.split_at_mut(buf.len());
-                    here.copy_from_slice(buf);
-                    rest = after;
-                }
-                ready!(stream.poll_write(cx, &joined[..total]))
-            }
-            _ => ready!(stream.poll_write_vectored(cx, bufs)),
-        };
+        let result = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, bufs));
         this.wrote(result)
     }
 

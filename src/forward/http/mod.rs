@@ -1,23 +1,22 @@
-//! HTTP messages over hyper, both roles: server to the client, client to the backend.
+//! HTTP messages, both roles: server to the client, client to the backend.
 //!
-//! This is the seam behind which the HTTP/1 relay lives: `flow` sees the types of the `http` crate,
-//! [`Upload`] (a request's body on its way to a backend), [`Reply`] (an answer's body on its way to
-//! the client) and [`BackendConn`], and nothing of hyper beyond its `Incoming` body.
+//! HTTP/1 is our own (`h1`); HTTP/2 clients come through hyper (`h2`). The two meet in two types: a
+//! request's [`head`], one run of bytes whoever read it, and [`Front`], the client's side of one request,
+//! from which its body is read and to which its answer is written. [`exchange`] moves the bodies between
+//! a front and a [`BackendConn`]; `flow::request` tells the whole story and knows neither version.
 //!
 //! A backend connection has no task of its own: whoever waits for its answer drives it. That saves
 //! two task switches a request, and a request that is dropped takes its connection with it.
 
-pub mod backend;
+pub mod date;
+pub mod exchange;
+pub mod front;
+pub mod h1;
+pub mod h2;
+pub mod head;
 pub mod idle;
 pub mod io;
-pub mod reply;
-pub mod server;
-pub mod upload;
 
-pub use backend::{BackendConn, SendError};
+pub use front::{Front, Sink};
+pub use h1::backend::BackendConn;
 pub use idle::Idle;
-pub use reply::{Reply, Tail};
-pub use upload::Upload;
-
-/// A message body as hyper read it.
-pub type Incoming = hyper::body::Incoming;

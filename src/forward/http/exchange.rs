@@ -1,0 +1,340 @@
+//! One exchange with a backend, both ways at once: the request's body up, the answer's body down.
+//!
+//! [`Upload`] outlives an attempt: it keeps, up to a bound, what was read of the client, so that another
+//! backend can be sent the same. Nothing here decides whether that may be.
+
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use super::front::{Front, Line, Sink, Want};
+use super::h1::backend::BackendConn;
+use super::h1::body::Broken;
+use super::h1::write;
+use super::head::{Framing, Heads, ResponseHead};
+use crate::forward::buffer::Buffer;
+use crate::outcome::{Cause, Sent};
+use crate::timer::Deadline;
+
+/// Request body bytes kept for a replay, as they are on the wire.
+pub const REPLAY_BYTES: usize = 64 * 1024;
+
+/// How a request's body is timed.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    pub deadline: Deadline,
+    /// Longest silence of the client.
+    pub client_body: Duration,
+    /// From the last byte that went out, the backend's time runs.
+    pub response: Duration,
+}
+
+/// A request's body, whatever attempt it goes out with.
+#[derive(Debug)]
+pub struct Upload {
+    watch: Watch,
+    kept: Vec<u8>,
+    /// More was read than is kept.
+    lost: bool,
+    /// The client waits for 100 before it sends: its silence is the backend's doing.
+    held: bool,
+    /// Whose silence it is when the deadline comes.
+    waits_for_client: bool,
+    /// The answer has begun: nothing is sent again, and its own silence is what is timed.
+    answered: bool,
+    attempt: Attempt,
+}
+
+/// How far one attempt has come.
+#[derive(Debug, Default)]
+struct Attempt {
+    /// Bytes to be written next, the head first.
+    pending: Option<Buffer>,
+    /// Kept bytes that it has taken again.
+    replayed: usize,
+    /// The first of the body was looked for, to go out with the head.
+    joined: bool,
+    /// Something was written.
+    wrote: bool,
+    /// The backend takes no more.
+    deaf: bool,
+}
+
+impl Upload {
+    pub fn new(watch: Watch, held: bool) -> Upload {
+        Upload {
+            watch,
+            kept: Vec::new(),
+            lost: false,
+            held,
+            waits_for_client: false,
+            answered: false,
+            attempt: Attempt::default(),
+        }
+    }
+
+    /// Begins an attempt with this head. Only right while `sent` does not say `Lost`.
+    pub fn begin(&mut self, head: Buffer) {
+        self.attempt = Attempt { pending: Some(head), ..Attempt::default() };
+    }
+
+    /// What a failed attempt has used up of this request.
+    pub fn sent(&self) -> Sent {
+        match (self.attempt.wrote, self.lost) {
+            (_, true) => Sent::Lost,
+            (false, false) => Sent::Nothing,
+            (true, false) => Sent::Replayable,
+        }
+    }
+
+    pub fn waits_for_client(&self) -> bool {
+        self.waits_for_client
+    }
+
+    /// Writes what there is to write; ready when the body is whole at the backend.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        front: &mut Front<'_>,
+        conn: &mut BackendConn,
+    ) -> Poll<Result<(), Cause>> {
+        loop {
+            if self.attempt.deaf {
+                return Poll::Pending; // the answer, or its end, will tell
+            }
+            if let Some(pending) = &mut self.attempt.pending {
+                if !self.attempt.joined {
+                    self.attempt.joined = true;
+                    if let Poll::Ready(Some(mut first)) = self.poll_more(cx, front)? {
+                        if let Some(head) = self.attempt.pending.take() {
+                            first.prepend(head.data());
+                        }
+                        self.attempt.pending = Some(first);
+                    }
+                    continue;
+                }
+                match conn.poll_write(cx, pending) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(())) => {
+                        self.attempt.wrote = true;
+                        if pending.is_empty() {
+                            self.attempt.pending = None;
+                        }
+                    }
+                    // A backend that answers early and closes resets what we go on sending. What it said
+                    // before is still there to be read, and the read side will tell the end.
+                    Poll::Ready(Err(_)) => self.attempt.deaf = true,
+                }
+                continue;
+            }
+            match self.poll_more(cx, front)? {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(None) => return Poll::Ready(Ok(())),
+                Poll::Ready(piece) => self.attempt.pending = piece,
+            }
+        }
+    }
+
+    /// The next bytes of the body: those that an earlier attempt has read, then the client's.
+    fn poll_more(
+        &mut self,
+        cx: &mut Context<'_>,
+        front: &mut Front<'_>,
+    ) -> Result<Poll<Option<Buffer>>, Cause> {
+        let again = &self.kept[self.attempt.replayed..];
+        if !again.is_empty() {
+            let mut piece = Buffer::borrow(front.buffers());
+            piece.extend(again);
+            self.attempt.replayed = self.kept.len();
+            return Ok(Poll::Ready(Some(piece)));
+        }
+        if front.is_body_ended() {
+            return Ok(Poll::Ready(None));
+        }
+        let piece = match front.poll_body(cx) {
+            Poll::Ready(piece) => piece?,
+            Poll::Pending => {
+                if !self.held
+                    && !self.answered
+                    && !std::mem::replace(&mut self.waits_for_client, true)
+                {
+                    self.watch.deadline.set(self.watch.client_body);
+                }
+                return Ok(Poll::Pending);
+            }
+        };
+        self.held = false;
+        self.waits_for_client = false;
+        if !self.answered {
+            self.watch.deadline.set(self.watch.response);
+        }
+        if let Some(piece) = &piece {
+            self.keep(piece.data());
+        }
+        Ok(Poll::Ready(piece))
+    }
+
+    fn keep(&mut self, piece: &[u8]) {
+        if self.lost {
+            return;
+        }
+        if self.answered || self.kept.len() + piece.len() > REPLAY_BYTES {
+            self.lost = true;
+            self.kept = Vec::new();
+            self.attempt.replayed = 0;
+        } else {
+            self.kept.extend_from_slice(piece);
+            self.attempt.replayed = self.kept.len();
+        }
+    }
+
+    /// The client has been told to go on.
+    fn released(&mut self) {
+        self.held = false;
+    }
+
+    /// The answer has begun. From now on nothing is kept, and the deadline is the answer's.
+    fn answered(&mut self) {
+        self.answered = true;
+        self.kept = Vec::new();
+        self.attempt.replayed = 0;
+    }
+
+    /// The whole request has reached the backend, so that its connection may carry another.
+    fn is_done(&self, front: &Front<'_>) -> bool {
+        front.is_body_ended() && self.attempt.pending.is_none() && !self.attempt.deaf
+    }
+}
+
+/// Sends a request and waits for the head of its answer; interim ones are passed on on the way, their
+/// fields as `interim` writes them. Whoever calls bounds it in time.
+pub async fn ask(
+    front: &mut Front<'_>,
+    conn: &mut BackendConn,
+    upload: &mut Upload,
+    heads: &Heads,
+    to_head: bool,
+    interim: impl Fn(&ResponseHead, Sink<'_>),
+) -> Result<ResponseHead, Cause> {
+    let buffers = front.buffers().clone();
+    poll_fn(|cx| {
+        // A client's fault ends it; that all was sent is no news.
+        if let Poll::Ready(Err(cause)) = upload.poll(cx, front, conn) {
+            return Poll::Ready(Err(cause));
+        }
+        loop {
+            match conn.poll_head(cx, to_head, heads, &buffers) {
+                Poll::Ready(Ok(head)) if head.is_interim() => {
+                    upload.released();
+                    let (framing, told_length) = (Framing::None, None);
+                    let reason = head.reason();
+                    let line = Line { status: head.status, reason, framing, told_length };
+                    front.interim(&line, |to| interim(&head, to));
+                }
+                Poll::Ready(done) => return Poll::Ready(done),
+                Poll::Pending => break,
+            }
+        }
+        if front.poll_flush(cx)?.is_ready() && front.poll_gone(cx).is_ready() {
+            return Poll::Ready(Err(Cause::ClientGone));
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// How an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The client has all of it. `reusable`: the backend's connection can carry another request.
+    Whole { reusable: bool },
+    /// The backend broke off or fell silent.
+    Truncated,
+    /// The client went away, took nothing for too long, or broke its own request.
+    Gone,
+}
+
+/// Passes an answer on to its last byte, while the rest of the request goes up. `head` was begun by
+/// `front` and goes out with the first of the body. Each silence may last `silence`.
+pub async fn relay(
+    front: &mut Front<'_>,
+    conn: &mut BackendConn,
+    upload: &mut Upload,
+    mut head: Option<Buffer>,
+    want: Want,
+    silence: Duration,
+) -> End {
+    upload.answered();
+    let deadline = upload.watch.deadline.clone();
+    deadline.clear();
+    let buffers = front.buffers().clone();
+    let mut finished = false;
+    poll_fn(|cx| {
+        let mut moved = false;
+        let end = loop {
+            if !upload.is_done(front) && matches!(upload.poll(cx, front, conn), Poll::Ready(Err(_)))
+            {
+                break Some(End::Gone);
+            }
+            let queued = front.queued();
+            let flushed = front.poll_flush(cx);
+            moved |= front.queued() < queued;
+            match flushed {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => break Some(End::Gone),
+                Poll::Pending => break None,
+            }
+            if finished {
+                let reusable = upload.is_done(front);
+                break Some(End::Whole { reusable });
+            }
+            let mut piece = match conn.poll_body(cx, &buffers) {
+                Poll::Ready(Ok(piece)) => piece,
+                Poll::Ready(Err(Broken::Short | Broken::Coding | Broken::TooLarge)) => {
+                    break Some(End::Truncated);
+                }
+                Poll::Pending if head.is_some() => None,
+                Poll::Pending => break None,
+            };
+            moved = true;
+            if want.chunk {
+                chunk(&mut piece, conn.body().is_ended(), &buffers);
+            }
+            if conn.body().is_ended() {
+                finished = true;
+                front.finish(conn.body().trailers());
+            }
+            match (head.take(), piece) {
+                (Some(head), Some(mut first)) => {
+                    first.prepend(head.data());
+                    front.queue(first);
+                }
+                (Some(only), None) | (None, Some(only)) => front.queue(only),
+                (None, None) => {}
+            }
+        };
+        if let Some(end) = end {
+            deadline.clear();
+            return Poll::Ready(end);
+        }
+        if moved || deadline.left().is_none() {
+            deadline.set(silence);
+        }
+        // Whose silence it was: bytes that the client does not take, or none that came.
+        deadline.poll(cx).map(|()| match front.poll_flush(cx) {
+            Poll::Ready(Ok(())) => End::Truncated,
+            Poll::Ready(Err(_)) | Poll::Pending => End::Gone,
+        })
+    })
+    .await
+}
+
+/// Frames a piece for a client that is to be told where the body ends.
+fn chunk(piece: &mut Option<Buffer>, last: bool, buffers: &crate::forward::buffers::Buffers) {
+    if let Some(piece) = piece {
+        write::chunk(piece);
+    }
+    if last {
+        piece.get_or_insert_with(|| Buffer::borrow(buffers)).extend(write::LAST_CHUNK);
+    }
+}

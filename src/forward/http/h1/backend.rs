@@ -1,0 +1,164 @@
+//! One HTTP/1.1 connection to a backend, driven by whoever waits for its answer.
+//!
+//! Idle, nobody drives it: the close of a connection at rest is seen when it is taken up again. It
+//! carries one exchange at a time, and another only if nothing about the last one was in doubt.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+
+use socket2::SockRef;
+use tokio::io::ReadBuf;
+use tokio::net::TcpStream;
+
+use super::body::{Body, Broken, Form};
+use super::parse::{self, Limits};
+use crate::forward::buffer::Buffer;
+use crate::forward::buffers::Buffers;
+use crate::forward::http::head::{Heads, ResponseHead};
+use crate::outcome::Cause;
+use crate::pool::BackendState;
+
+#[derive(Debug)]
+pub struct BackendConn {
+    stream: TcpStream,
+    meter: Meter,
+    /// Read and not used yet.
+    input: Option<Buffer>,
+    /// Bytes of a head that were looked at in vain.
+    tried: usize,
+    body: Body,
+    /// Whether another request may follow, as far as the last answer says.
+    kept: bool,
+}
+
+/// Counts for the backend's metrics while the connection is open.
+#[derive(Debug)]
+struct Meter {
+    backend: Arc<BackendState>,
+    worker: usize,
+}
+
+impl Meter {
+    fn received(&self, bytes: usize) {
+        self.backend.cells.of(self.worker).received_bytes.add(bytes as u64);
+    }
+
+    fn sent(&self, bytes: usize) {
+        self.backend.cells.of(self.worker).sent_bytes.add(bytes as u64);
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        self.backend.cells.of(self.worker).open.dec();
+    }
+}
+
+impl BackendConn {
+    /// Takes over a fresh connection to `backend`, on behalf of worker number `worker`.
+    pub fn new(stream: TcpStream, backend: &Arc<BackendState>, worker: usize) -> BackendConn {
+        backend.cells.of(worker).connects.inc();
+        backend.cells.of(worker).open.inc();
+        let meter = Meter { backend: backend.clone(), worker };
+        BackendConn { stream, meter, input: None, tried: 0, body: Body::none(), kept: true }
+    }
+
+    /// Whether it may carry another request: the last exchange ended in good order, and nothing has
+    /// come since, not even an end.
+    pub fn is_ready(&self) -> bool {
+        let mut byte = [0];
+        let mut byte = ReadBuf::new(&mut byte);
+        let mut nobody = Context::from_waker(Waker::noop());
+        self.is_at_rest() && self.stream.poll_peek(&mut nobody, &mut byte).is_pending()
+    }
+
+    /// Like `is_ready`, but asks the kernel itself whether the backend has closed it: the runtime may
+    /// not have heard yet.
+    pub fn is_live(&self) -> bool {
+        let mut byte = [MaybeUninit::uninit()];
+        let peeked = SockRef::from(&self.stream).peek(&mut byte);
+        self.is_at_rest() && peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    fn is_at_rest(&self) -> bool {
+        self.kept && self.body.is_ended() && self.input.is_none()
+    }
+
+    /// After this exchange it is closed, whatever the answer says.
+    pub fn spoil(&mut self) {
+        self.kept = false;
+    }
+
+    /// Writes once, and uses up what was written.
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, from: &mut Buffer) -> Poll<io::Result<()>> {
+        let n = ready!(from.poll_drain(cx, &mut self.stream))?;
+        self.meter.sent(n);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Waits for the next head. Interim ones (1xx) come out as well; the caller asks again.
+    pub fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        to_head: bool,
+        heads: &Heads,
+        buffers: &Buffers,
+    ) -> Poll<Result<ResponseHead, Cause>> {
+        loop {
+            if let Some(input) = &mut self.input
+                && parse::is_worth_trying(input.data(), self.tried, Limits::RESPONSE)
+            {
+                self.tried = input.len();
+                if let Some((head, length)) = parse::response(input.data(), to_head, heads)? {
+                    input.consume(length);
+                    if input.is_empty() {
+                        self.input = None;
+                    }
+                    self.tried = 0;
+                    return Poll::Ready(Ok(head));
+                }
+            }
+            let mut input = match self.input.take() {
+                Some(input) => input,
+                None => Buffer::borrow(buffers),
+            };
+            let filled = input.poll_fill(cx, &mut self.stream);
+            if !input.is_empty() {
+                self.input = Some(input);
+            }
+            match ready!(filled) {
+                Ok(n) if n > 0 => self.meter.received(n),
+                // Closed before the end of a head: there is no answer.
+                Ok(_) | Err(_) => return Poll::Ready(Err(Cause::Reset)),
+            }
+        }
+    }
+
+    /// The body of the answer whose head was read last.
+    pub fn begin_body(&mut self, head: &ResponseHead, form: Form) {
+        self.body = Body::new(head.framing, form, None);
+        self.kept &= head.keep_alive;
+    }
+
+    /// The next piece of the answer's body; `None` at its end.
+    pub fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffers: &Buffers,
+    ) -> Poll<Result<Option<Buffer>, Broken>> {
+        let BackendConn { stream, meter, input, body, .. } = self;
+        body.poll_piece(cx, stream, input, buffers, |n| meter.received(n))
+    }
+
+    /// The reader of the answer's body.
+    pub fn body(&self) -> &Body {
+        &self.body
+    }
+
+    /// After an answer of 101: the socket, and what was read beyond the head.
+    pub fn into_socket(self) -> (TcpStream, Option<Buffer>) {
+        (self.stream, self.input)
+    }
+}

@@ -1,0 +1,62 @@
+//! Writes the parts of HTTP/1 messages. What they are made of has been proved: names, values and
+//! targets come from a parsed head or from the configuration.
+
+use std::io::Write;
+
+use http::StatusCode;
+
+use crate::forward::buffer::Buffer;
+
+pub fn request_line(to: &mut Buffer, method: &str, target: &str) {
+    to.extend(method.as_bytes());
+    to.extend(b" ");
+    to.extend(target.as_bytes());
+    to.extend(b" HTTP/1.1\r\n");
+}
+
+/// With these words behind the status, or without any. To a client of HTTP/1.0 too it is our version
+/// that counts (RFC 9110 6.2).
+pub fn status_line(to: &mut Buffer, status: StatusCode, reason: &[u8]) {
+    to.extend(b"HTTP/1.1 ");
+    to.extend(status.as_str().as_bytes());
+    to.extend(b" ");
+    to.extend(reason);
+    to.extend(b"\r\n");
+}
+
+pub fn field(to: &mut Buffer, name: &[u8], value: &[u8]) {
+    to.extend(name);
+    to.extend(b": ");
+    to.extend(value);
+    to.extend(b"\r\n");
+}
+
+pub fn content_length(to: &mut Buffer, length: u64) {
+    let mut digits = [0; 20];
+    let mut left = &mut digits[..];
+    // A u64 has at most 20 digits.
+    let _ = write!(left, "{length}");
+    let unused = left.len();
+    field(to, b"content-length", &digits[..20 - unused]);
+}
+
+pub fn chunked(to: &mut Buffer) {
+    to.extend(b"transfer-encoding: chunked\r\n");
+}
+
+pub fn end_of_head(to: &mut Buffer) {
+    to.extend(b"\r\n");
+}
+
+/// Makes one chunk of what is in `data`, which must not be empty: that would be the last one.
+pub fn chunk(data: &mut Buffer) {
+    let mut size = [0; 18];
+    let mut left = &mut size[..];
+    // A usize has at most 16 hex digits.
+    let _ = write!(left, "{:x}\r\n", data.len());
+    let unused = left.len();
+    data.prepend(&size[..18 - unused]);
+    data.extend(b"\r\n");
+}
+
+pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";

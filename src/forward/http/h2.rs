@@ -1,0 +1,395 @@
+//! HTTP/2 clients, through hyper: their requests become heads like any other, and the story of each
+//! request goes on inside the body that hyper polls for its answer.
+//!
+//! So a stream needs no task of its own, and one that the client resets takes its whole story with it.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
+use http_body::{Body, Frame};
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+
+use super::front::{Line, Sink};
+use super::h1::client::Bounds;
+use super::h1::write;
+use super::head::{Framing, Heads, RequestHead, Version};
+use super::io::Counted;
+use crate::forward::buffer::Buffer;
+use crate::forward::buffers::Buffers;
+use crate::forward::session::Session;
+use crate::listen::ClientStream;
+use crate::outcome::Cause;
+use crate::route::fields::{Known, Store};
+use crate::timer::{Deadline, Wheel};
+
+/// Streams of one connection at once; what Envoy and nginx users are used to.
+const STREAMS: u32 = 128;
+
+/// The client's side of one request.
+pub struct Stream {
+    incoming: Incoming,
+    framing: Framing,
+    /// Body bytes that may still come.
+    left_allowed: u64,
+    body_ended: bool,
+    buffers: Buffers,
+    slot: Rc<Slot>,
+}
+
+/// What the story has for hyper, one thing at a time.
+#[derive(Default)]
+struct Slot {
+    head: RefCell<Option<Response<()>>>,
+    frame: RefCell<Option<Frame<Bytes>>>,
+    trailers: RefCell<Option<HeaderMap>>,
+    /// The body is whole, but for what is still here.
+    ended: Cell<bool>,
+}
+
+/// A request from its head to the last byte of its answer. It ends early where something broke.
+pub type Story = Pin<Box<dyn Future<Output = ()>>>;
+
+impl Stream {
+    pub fn buffers(&self) -> &Buffers {
+        &self.buffers
+    }
+
+    pub fn begin_body(&mut self, framing: Framing, limit: Option<u64>) {
+        self.framing = framing;
+        self.left_allowed = limit.unwrap_or(u64::MAX);
+        self.body_ended = matches!(framing, Framing::None | Framing::Length(0));
+    }
+
+    pub fn is_body_ended(&self) -> bool {
+        self.body_ended
+    }
+
+    /// Frames as they come, made chunks where the length was not declared.
+    pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Buffer>, Cause>> {
+        let chunked = self.framing == Framing::Chunked;
+        let mut piece = Buffer::borrow(&self.buffers);
+        while !self.body_ended && piece.is_empty() {
+            match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
+                Some(Err(_)) => return Poll::Ready(Err(Cause::ClientGone)),
+                // A stream that was reset looks like a body that ended, but for one flag.
+                None if !self.incoming.is_end_stream() => {
+                    return Poll::Ready(Err(Cause::ClientGone));
+                }
+                None => self.end_body(&mut piece, None),
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => {
+                        let allowed = self.left_allowed.checked_sub(data.len() as u64);
+                        self.left_allowed = allowed.ok_or(Cause::BodyTooLarge)?;
+                        piece.extend(&data);
+                        if chunked && !data.is_empty() {
+                            write::chunk(&mut piece);
+                        }
+                        if self.incoming.is_end_stream() {
+                            self.end_body(&mut piece, None);
+                        }
+                    }
+                    Err(frame) => self.end_body(&mut piece, frame.into_trailers().ok()),
+                },
+            }
+        }
+        Poll::Ready(Ok((!piece.is_empty()).then_some(piece)))
+    }
+
+    fn end_body(&mut self, piece: &mut Buffer, trailers: Option<HeaderMap>) {
+        self.body_ended = true;
+        if self.framing != Framing::Chunked {
+            return;
+        }
+        let Some(trailers) = trailers else { return piece.extend(write::LAST_CHUNK) };
+        piece.extend(b"0\r\n");
+        for (name, value) in &trailers {
+            if Known::of(name.as_str().as_bytes()) == Known::Other {
+                write::field(piece, name.as_str().as_bytes(), value.as_bytes());
+            }
+        }
+        piece.extend(b"\r\n");
+    }
+
+    pub fn begin(&mut self, line: &Line<'_>, fields: impl FnOnce(Sink<'_>)) {
+        let mut head = Response::new(());
+        *head.status_mut() = line.status;
+        let headers = head.headers_mut();
+        fields(&mut |name, value| {
+            // What was a field of a parsed head, or of the configuration, is one here.
+            if let (Ok(name), Ok(value)) =
+                (HeaderName::from_bytes(name), HeaderValue::from_bytes(value))
+            {
+                headers.append(name, value);
+            }
+        });
+        let length = match line.framing {
+            Framing::Length(length) => Some(length),
+            Framing::None => line.told_length,
+            Framing::Chunked | Framing::UntilClose => None,
+        };
+        length.map(|length| headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length)));
+        let ends = matches!(line.framing, Framing::None | Framing::Length(0));
+        self.slot.ended.set(ends);
+        self.slot.head.replace(Some(head));
+    }
+
+    pub fn queue(&mut self, piece: Buffer) {
+        let data = Bytes::copy_from_slice(piece.data());
+        self.slot.frame.replace(Some(Frame::data(data)));
+    }
+
+    pub fn finish(&mut self, trailers: Option<Store>) {
+        self.slot.trailers.replace(trailers.map(|store| {
+            let fields = store.fields();
+            let pair = |field: crate::route::fields::Field<'_>| {
+                let name = HeaderName::from_bytes(field.name).ok()?;
+                Some((name, HeaderValue::from_bytes(field.value).ok()?))
+            };
+            fields.iter().filter_map(pair).collect()
+        }));
+        self.slot.ended.set(true);
+    }
+
+    /// Whoever takes what is there asks again by himself.
+    pub fn poll_flush(&self) -> Poll<Result<(), Cause>> {
+        match self.slot.frame.borrow().is_some() {
+            true => Poll::Pending,
+            false => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream").field("framing", &self.framing).finish_non_exhaustive()
+    }
+}
+
+/// An answer's body, as hyper polls it.
+struct Telling {
+    /// `None` once it has been told to its end.
+    story: Option<Story>,
+    slot: Rc<Slot>,
+}
+
+/// The answer broke off; hyper resets the stream for it.
+#[derive(Debug, thiserror::Error)]
+#[error("the answer broke off")]
+struct BrokeOff;
+
+impl Telling {
+    fn poll_story(&mut self, cx: &mut Context<'_>) {
+        if let Some(story) = &mut self.story
+            && story.as_mut().poll(cx).is_ready()
+        {
+            self.story = None;
+        }
+    }
+
+    /// Until the answer's head is there.
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<()>, BrokeOff>> {
+        self.poll_story(cx);
+        match self.slot.head.take() {
+            Some(head) => Poll::Ready(Ok(head)),
+            None if self.story.is_none() => Poll::Ready(Err(BrokeOff)),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl Body for Telling {
+    type Data = Bytes;
+    type Error = BrokeOff;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokeOff>>> {
+        let this = self.get_mut();
+        if this.slot.frame.borrow().is_none() {
+            this.poll_story(cx);
+        }
+        if let Some(frame) = this.slot.frame.take() {
+            // What has been handed over may have been the last: the story hears of it now.
+            this.poll_story(cx);
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        if this.slot.ended.get() {
+            let trailers = this.slot.trailers.take();
+            return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+        }
+        match this.story {
+            Some(_) => Poll::Pending,
+            None => Poll::Ready(Some(Err(BrokeOff))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let slot = &self.slot;
+        let empty = slot.frame.borrow().is_none() && slot.trailers.borrow().is_none();
+        slot.ended.get() && empty
+    }
+}
+
+/// A request's head as HTTP/1 would have brought it.
+fn head(parts: &Parts, ended: bool, heads: &Heads) -> RequestHead {
+    let mut store = heads.borrow();
+    let authority = parts.uri.authority().map_or("", |authority| authority.as_str());
+    store.bytes.extend_from_slice(authority.as_bytes());
+    let after_authority = store.bytes.len() as u32;
+    let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
+    store.bytes.extend_from_slice(target.as_bytes());
+    let after_target = store.bytes.len() as u32;
+    for (name, value) in &parts.headers {
+        if *name != header::COOKIE {
+            store.push(name.as_str().as_bytes(), value.as_bytes());
+        }
+    }
+    // RFC 9113 8.2.3: crumbs of a Cookie are joined before they go to HTTP/1.1.
+    let crumbs: Vec<_> =
+        parts.headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if !crumbs.is_empty() {
+        store.push(b"cookie", &crumbs.join(&b"; "[..]));
+    }
+    // The h2 crate has refused a length that is none or that the frames contradict.
+    let length = parts.headers.get(header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+    let framing = match (ended, length) {
+        (true, None) => Framing::None,
+        (true, Some(length)) | (false, Some(length)) => Framing::Length(length),
+        (false, None) => Framing::Chunked,
+    };
+    RequestHead {
+        method: parts.method.clone(),
+        version: Version::Http2,
+        framing,
+        keep_alive: true,
+        expects_continue: false,
+        authority: 0..after_authority,
+        target: after_authority..after_target,
+        store,
+    }
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Done,
+    /// The client, or our own time-out, broke something off.
+    Broken,
+    Cut,
+}
+
+/// What a worker lends to a connection.
+#[derive(Clone, Debug)]
+pub struct Means {
+    pub wheel: Rc<Wheel>,
+    pub heads: Heads,
+    pub buffers: Buffers,
+}
+
+/// Serves HTTP/2 until the connection ends; `ahead` is what was read to tell that it is. Every stream
+/// runs as a task of this worker; `tell` begins the story of a request and gets the deadline that its
+/// stream is bound by.
+pub async fn serve(
+    stream: ClientStream,
+    ahead: Bytes,
+    session: &Rc<Session>,
+    bounds: &Bounds,
+    means: Means,
+    tell: impl Fn(RequestHead, Stream, Deadline) -> Story + 'static,
+) -> End {
+    session.rest(bounds.client_idle);
+    let io = TokioIo::new(Counted::new(stream, session.clone(), ahead));
+    let head_bytes = u32::try_from(bounds.head.bytes).unwrap_or(u32::MAX);
+    let streams = Streams::default();
+    let next = streams.next.clone();
+    let wheel = means.wheel.clone();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let deadline = Deadline::new(&wheel);
+        next.replace(Some(deadline.clone()));
+        let (parts, incoming) = request.into_parts();
+        let slot = Rc::<Slot>::default();
+        let head = head(&parts, incoming.is_end_stream(), &means.heads);
+        let stream = Stream {
+            incoming,
+            framing: Framing::None,
+            left_allowed: u64::MAX,
+            body_ended: true,
+            buffers: means.buffers.clone(),
+            slot: slot.clone(),
+        };
+        let mut telling = Some(Telling { story: Some(tell(head, stream, deadline)), slot });
+        poll_fn(move |cx| {
+            let Some(told) = &mut telling else { return Poll::Pending };
+            let head = ready!(told.poll_head(cx))?;
+            // It has just been there.
+            let body = telling.take();
+            Poll::Ready(body.map(|body| head.map(|()| body)).ok_or(BrokeOff))
+        })
+    });
+    let mut conn = pin!(
+        http2::Builder::new(streams)
+            .max_concurrent_streams(STREAMS)
+            .max_header_list_size(head_bytes)
+            .serve_connection(io, service)
+    );
+    let mut told = false;
+    poll_fn(|cx| {
+        loop {
+            if session.is_cut() {
+                return Poll::Ready(End::Cut);
+            }
+            if session.is_leaving() && !told {
+                told = true;
+                conn.as_mut().graceful_shutdown();
+            }
+            if let Poll::Ready(done) = conn.as_mut().poll(cx) {
+                return Poll::Ready(if done.is_ok() { End::Done } else { End::Broken });
+            }
+            if session.deadline.poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            if told {
+                return Poll::Ready(End::Broken);
+            }
+            // GOAWAY first, so that a request on its way knows that it may be sent again.
+            session.leave();
+            session.rest(bounds.client_idle);
+        }
+    })
+    .await
+}
+
+/// Runs hyper's streams as tasks of the thread that their connection lives on, each under its request's
+/// deadline: while a client takes nothing hyper asks for nothing more, and the story itself cannot see
+/// its time pass.
+#[derive(Clone, Debug, Default)]
+struct Streams {
+    /// Left by the service for the stream that hyper is about to start.
+    next: Rc<RefCell<Option<Deadline>>>,
+}
+
+impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
+    fn execute(&self, stream: F) {
+        let Some(deadline) = self.next.take() else {
+            tokio::task::spawn_local(stream);
+            return;
+        };
+        tokio::task::spawn_local(async move {
+            // Dropping the stream resets it.
+            let _ = deadline.bound(stream).await;
+        });
+    }
+}

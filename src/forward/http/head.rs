@@ -1,0 +1,158 @@
+//! The heads of messages as they were read: what a request asks for, what an answer is, and how the
+//! body behind each is framed.
+//!
+//! A head is one run of bytes and the places of its parts in it; it is kept as long as its request, for
+//! retries and the log, in a store of its worker's that is used again. Whether a head was written in
+//! HTTP/1 (`h1::parse`) or HTTP/2 (`h2`) cannot be told from it but by its version.
+
+use std::cell::RefCell;
+use std::ops::{Deref, DerefMut, Range};
+use std::rc::Rc;
+
+use http::{Method, StatusCode};
+
+use crate::route::Fields;
+use crate::route::fields::Store;
+
+/// Stores that a worker keeps when no head is in them.
+const STORES_KEPT: usize = 64;
+
+/// One that has grown beyond this is not kept.
+const STORE_BYTES: usize = 16 * 1024;
+
+/// A worker's stores; clones are handles to the same ones.
+#[derive(Clone, Debug, Default)]
+pub struct Heads(Rc<RefCell<Vec<Store>>>);
+
+/// A store on loan. Dropped, it goes back to its worker.
+#[derive(Debug)]
+pub struct Loan {
+    store: Store,
+    home: Heads,
+}
+
+impl Heads {
+    /// An empty one.
+    pub fn borrow(&self) -> Loan {
+        let mut store = self.0.borrow_mut().pop().unwrap_or_default();
+        store.clear();
+        Loan { store, home: self.clone() }
+    }
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        let mut kept = self.home.0.borrow_mut();
+        if kept.len() < STORES_KEPT && self.store.bytes.capacity() <= STORE_BYTES {
+            kept.push(std::mem::take(&mut self.store));
+        }
+    }
+}
+
+impl Deref for Loan {
+    type Target = Store;
+
+    fn deref(&self) -> &Store {
+        &self.store
+    }
+}
+
+impl DerefMut for Loan {
+    fn deref_mut(&mut self) -> &mut Store {
+        &mut self.store
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    Http10,
+    Http11,
+    Http2,
+}
+
+/// How a message's body ends (RFC 9112 6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// There is none.
+    None,
+    /// After so many bytes; may be 0.
+    Length(u64),
+    Chunked,
+    /// With the connection; answers only.
+    UntilClose,
+}
+
+/// What a request asks for, not yet judged: `flow::head::read` does that.
+#[derive(Debug)]
+pub struct RequestHead {
+    pub method: Method,
+    pub version: Version,
+    pub framing: Framing,
+    /// Whether the client wants its connection kept.
+    pub keep_alive: bool,
+    /// The client waits for 100 before it sends its body.
+    pub expects_continue: bool,
+    /// The authority of an absolute target, or of HTTP/2; empty if there is none.
+    pub authority: Range<u32>,
+    /// Path and query as they were written; empty where an absolute target has none.
+    pub target: Range<u32>,
+    pub store: Loan,
+}
+
+/// What a backend has answered.
+#[derive(Debug)]
+pub struct ResponseHead {
+    pub status: StatusCode,
+    pub framing: Framing,
+    /// Whether the backend keeps the connection, as far as its head says.
+    pub keep_alive: bool,
+    /// The words behind the status; may be empty.
+    pub reason: Range<u32>,
+    pub store: Loan,
+}
+
+impl RequestHead {
+    pub fn fields(&self) -> Fields<'_> {
+        self.store.fields()
+    }
+
+    pub fn authority(&self) -> Option<&str> {
+        let authority = self.text(&self.authority);
+        (!authority.is_empty()).then_some(authority)
+    }
+
+    /// Path and query as they were written.
+    pub fn target(&self) -> &str {
+        self.text(&self.target)
+    }
+
+    pub fn path(&self) -> &str {
+        self.target().split('?').next().unwrap_or("")
+    }
+
+    /// What follows the first question mark.
+    pub fn query(&self) -> Option<&str> {
+        self.target().split_once('?').map(|(_, query)| query)
+    }
+
+    fn text(&self, range: &Range<u32>) -> &str {
+        let bytes = &self.store.bytes[range.start as usize..range.end as usize];
+        // Both readers of heads take their ranges from text.
+        std::str::from_utf8(bytes).unwrap_or("")
+    }
+}
+
+impl ResponseHead {
+    pub fn fields(&self) -> Fields<'_> {
+        self.store.fields()
+    }
+
+    pub fn reason(&self) -> &[u8] {
+        &self.store.bytes[self.reason.start as usize..self.reason.end as usize]
+    }
+
+    /// 1xx but 101: another head follows.
+    pub fn is_interim(&self) -> bool {
+        self.status.is_informational() && self.status != StatusCode::SWITCHING_PROTOCOLS
+    }
+}
