@@ -153,8 +153,7 @@ async fn accept(
             let gone = now.is_none();
             last = now.or(last.take());
             if let Some(here) = last.clone() {
-                let story = connection::serve(worker.clone(), here, gone, stream, addr, permit);
-                tokio::task::spawn_local(story);
+                connection::serve(worker.clone(), here, gone, stream, addr, permit);
             }
         })
         .await;

@@ -13,16 +13,44 @@ use super::h1::body::Broken;
 use super::h1::write;
 use super::head::{Framing, Heads, ResponseHead};
 use crate::forward::buffer::Buffer;
+use crate::forward::buffers::Buffers;
 use crate::outcome::{Cause, Sent};
 use crate::timer::Deadline;
 
 /// Request body bytes kept for a replay, as they are on the wire.
 pub const REPLAY_BYTES: usize = 64 * 1024;
 
-/// How a request's body is timed.
-#[derive(Clone, Debug)]
+/// The deadlines of one request.
+#[derive(Debug)]
+pub struct Clocks {
+    /// For whatever is waited for right now.
+    pub step: Deadline,
+    /// `timeouts.request`, if it is on.
+    pub overall: Option<Deadline>,
+}
+
+impl Clocks {
+    /// Ready when either has come.
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.step.poll(cx).is_ready() || self.poll_overall(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+
+    fn poll_overall(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.overall.as_ref().map_or(Poll::Pending, |overall| overall.poll(cx))
+    }
+
+    /// The whole request has had its time.
+    pub fn is_over(&self) -> bool {
+        self.overall.as_ref().is_some_and(Deadline::expired)
+    }
+}
+
+/// How a request is timed until its answer begins.
+#[derive(Clone, Copy, Debug)]
 pub struct Watch {
-    pub deadline: Deadline,
     /// Longest silence of the client.
     pub client_body: Duration,
     /// From the last byte that went out, the backend's time runs.
@@ -87,16 +115,13 @@ impl Upload {
         }
     }
 
-    pub fn waits_for_client(&self) -> bool {
-        self.waits_for_client
-    }
-
     /// Writes what there is to write; ready when the body is whole at the backend.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
         front: &mut Front<'_>,
         conn: &mut BackendConn,
+        step: &Deadline,
     ) -> Poll<Result<(), Cause>> {
         loop {
             if self.attempt.deaf {
@@ -105,7 +130,7 @@ impl Upload {
             if let Some(pending) = &mut self.attempt.pending {
                 if !self.attempt.joined {
                     self.attempt.joined = true;
-                    if let Poll::Ready(Some(mut first)) = self.poll_more(cx, front)? {
+                    if let Poll::Ready(Some(mut first)) = self.poll_more(cx, front, step)? {
                         if let Some(head) = self.attempt.pending.take() {
                             first.prepend(head.data());
                         }
@@ -127,7 +152,7 @@ impl Upload {
                 }
                 continue;
             }
-            match self.poll_more(cx, front)? {
+            match self.poll_more(cx, front, step)? {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
                 Poll::Ready(piece) => self.attempt.pending = piece,
@@ -140,6 +165,7 @@ impl Upload {
         &mut self,
         cx: &mut Context<'_>,
         front: &mut Front<'_>,
+        step: &Deadline,
     ) -> Result<Poll<Option<Buffer>>, Cause> {
         let again = &self.kept[self.attempt.replayed..];
         if !again.is_empty() {
@@ -158,7 +184,7 @@ impl Upload {
                     && !self.answered
                     && !std::mem::replace(&mut self.waits_for_client, true)
                 {
-                    self.watch.deadline.set(self.watch.client_body);
+                    step.set(self.watch.client_body);
                 }
                 return Ok(Poll::Pending);
             }
@@ -166,7 +192,7 @@ impl Upload {
         self.held = false;
         self.waits_for_client = false;
         if !self.answered {
-            self.watch.deadline.set(self.watch.response);
+            step.set(self.watch.response);
         }
         if let Some(piece) = &piece {
             self.keep(piece.data());
@@ -188,11 +214,6 @@ impl Upload {
         }
     }
 
-    /// The client has been told to go on.
-    fn released(&mut self) {
-        self.held = false;
-    }
-
     /// The answer has begun. From now on nothing is kept, and the deadline is the answer's.
     fn answered(&mut self) {
         self.answered = true;
@@ -207,25 +228,26 @@ impl Upload {
 }
 
 /// Sends a request and waits for the head of its answer; interim ones are passed on on the way, their
-/// fields as `interim` writes them. Whoever calls bounds it in time.
+/// fields as `interim` writes them.
 pub async fn ask(
     front: &mut Front<'_>,
     conn: &mut BackendConn,
     upload: &mut Upload,
+    clocks: &Clocks,
     heads: &Heads,
     to_head: bool,
     interim: impl Fn(&ResponseHead, Sink<'_>),
 ) -> Result<ResponseHead, Cause> {
-    let buffers = front.buffers().clone();
-    poll_fn(|cx| {
+    clocks.step.set(upload.watch.response);
+    let answer = poll_fn(|cx| {
         // A client's fault ends it; that all was sent is no news.
-        if let Poll::Ready(Err(cause)) = upload.poll(cx, front, conn) {
+        if let Poll::Ready(Err(cause)) = upload.poll(cx, front, conn, &clocks.step) {
             return Poll::Ready(Err(cause));
         }
         loop {
-            match conn.poll_head(cx, to_head, heads, &buffers) {
+            match conn.poll_head(cx, to_head, heads, front.buffers()) {
                 Poll::Ready(Ok(head)) if head.is_interim() => {
-                    upload.released();
+                    upload.held = false; // whatever it waited for
                     let (framing, told_length) = (Framing::None, None);
                     let reason = head.reason();
                     let line = Line { status: head.status, reason, framing, told_length };
@@ -238,9 +260,25 @@ pub async fn ask(
         if front.poll_flush(cx)?.is_ready() && front.poll_gone(cx).is_ready() {
             return Poll::Ready(Err(Cause::ClientGone));
         }
-        Poll::Pending
+        clocks.poll(cx).map(|()| {
+            Err(if upload.waits_for_client { Cause::ClientTimeout } else { Cause::Timeout })
+        })
     })
-    .await
+    .await;
+    clocks.step.clear();
+    answer
+}
+
+/// Waits until the client has taken what is queued for it, `silence` at the most.
+pub async fn flush(front: &mut Front<'_>, step: &Deadline, silence: Duration) -> Result<(), Cause> {
+    step.set(silence);
+    let flushed = poll_fn(|cx| match front.poll_flush(cx) {
+        Poll::Ready(flushed) => Poll::Ready(flushed),
+        Poll::Pending => step.poll(cx).map(|()| Err(Cause::ClientGone)),
+    });
+    let flushed = flushed.await;
+    step.clear();
+    flushed
 }
 
 /// How an answer ended.
@@ -252,6 +290,8 @@ pub enum End {
     Truncated,
     /// The client went away, took nothing for too long, or broke its own request.
     Gone,
+    /// The whole request has had its time.
+    Over,
 }
 
 /// Passes an answer on to its last byte, while the rest of the request goes up. `head` was begun by
@@ -260,19 +300,19 @@ pub async fn relay(
     front: &mut Front<'_>,
     conn: &mut BackendConn,
     upload: &mut Upload,
+    clocks: &Clocks,
     mut head: Option<Buffer>,
     want: Want,
     silence: Duration,
 ) -> End {
     upload.answered();
-    let deadline = upload.watch.deadline.clone();
-    deadline.clear();
-    let buffers = front.buffers().clone();
+    let step = &clocks.step;
     let mut finished = false;
     poll_fn(|cx| {
         let mut moved = false;
         let end = loop {
-            if !upload.is_done(front) && matches!(upload.poll(cx, front, conn), Poll::Ready(Err(_)))
+            if !upload.is_done(front)
+                && matches!(upload.poll(cx, front, conn, step), Poll::Ready(Err(_)))
             {
                 break Some(End::Gone);
             }
@@ -288,7 +328,7 @@ pub async fn relay(
                 let reusable = upload.is_done(front);
                 break Some(End::Whole { reusable });
             }
-            let mut piece = match conn.poll_body(cx, &buffers) {
+            let mut piece = match conn.poll_body(cx, front.buffers()) {
                 Poll::Ready(Ok(piece)) => piece,
                 Poll::Ready(Err(Broken::Short | Broken::Coding | Broken::TooLarge)) => {
                     break Some(End::Truncated);
@@ -298,7 +338,7 @@ pub async fn relay(
             };
             moved = true;
             if want.chunk {
-                chunk(&mut piece, conn.body().is_ended(), &buffers);
+                chunk(&mut piece, conn.body().is_ended(), front.buffers());
             }
             if conn.body().is_ended() {
                 finished = true;
@@ -314,14 +354,17 @@ pub async fn relay(
             }
         };
         if let Some(end) = end {
-            deadline.clear();
+            step.clear();
             return Poll::Ready(end);
         }
-        if moved || deadline.left().is_none() {
-            deadline.set(silence);
+        if moved || step.left().is_none() {
+            step.set(silence);
+        }
+        if clocks.poll_overall(cx).is_ready() {
+            return Poll::Ready(End::Over);
         }
         // Whose silence it was: bytes that the client does not take, or none that came.
-        deadline.poll(cx).map(|()| match front.poll_flush(cx) {
+        step.poll(cx).map(|()| match front.poll_flush(cx) {
             Poll::Ready(Ok(())) => End::Truncated,
             Poll::Ready(Err(_)) | Poll::Pending => End::Gone,
         })
@@ -330,7 +373,7 @@ pub async fn relay(
 }
 
 /// Frames a piece for a client that is to be told where the body ends.
-fn chunk(piece: &mut Option<Buffer>, last: bool, buffers: &crate::forward::buffers::Buffers) {
+fn chunk(piece: &mut Option<Buffer>, last: bool, buffers: &Buffers) {
     if let Some(piece) = piece {
         write::chunk(piece);
     }

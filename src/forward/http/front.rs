@@ -115,18 +115,18 @@ impl<'a> Front<'a> {
         }
     }
 
-    /// How an answer that is framed so by its backend is wanted here. `trailers`: the request said that
-    /// it takes them.
-    pub fn want(&self, framing: Framing, trailers: bool) -> Want {
+    /// How an answer that is framed so by its backend is wanted here. `trailers`: whether the request
+    /// said that it takes them.
+    pub fn want(&self, framing: Framing, trailers: impl FnOnce() -> bool) -> Want {
         let (http2, old) = match self {
             Front::H1(front) => (false, front.version == Version::Http10),
             Front::H2(_) => (true, false),
         };
-        let chunks = if trailers { Form::Chunks } else { Form::ChunksOnly };
         let data = |framing, chunk| Want { framing, form: Form::Data, chunk };
         match framing {
             Framing::Chunked if !http2 && !old => {
-                Want { framing: Framing::Chunked, form: chunks, chunk: false }
+                let form = if trailers() { Form::Chunks } else { Form::ChunksOnly };
+                Want { framing: Framing::Chunked, form, chunk: false }
             }
             Framing::Chunked => data(Framing::UntilClose, false),
             Framing::UntilClose if !http2 && !old => data(Framing::Chunked, true),

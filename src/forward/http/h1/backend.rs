@@ -82,7 +82,8 @@ impl BackendConn {
         self.is_at_rest() && peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    fn is_at_rest(&self) -> bool {
+    /// The last exchange ended in good order.
+    pub fn is_at_rest(&self) -> bool {
         self.kept && self.body.is_ended() && self.input.is_none()
     }
 

@@ -51,6 +51,8 @@ pub enum Stop {
     Refused(Cause),
     /// It went away in the middle of a head.
     Gone,
+    /// The session was cut.
+    Cut,
 }
 
 #[derive(Debug)]
@@ -74,16 +76,19 @@ impl ClientConn {
     }
 
     /// Waits for the next request's head. `first`: it may turn out to be HTTP/2.
-    pub async fn next(
+    pub fn next(
         &mut self,
         bounds: &Bounds,
         heads: &Heads,
         first: bool,
-    ) -> Result<Next, Stop> {
+    ) -> impl Future<Output = Result<Next, Stop>> {
         // As many bytes were looked at in vain.
         let mut tried = 0;
-        poll_fn(|cx| {
+        poll_fn(move |cx| {
             loop {
+                if self.session.is_cut() {
+                    return Poll::Ready(Err(Stop::Cut));
+                }
                 if let Some(next) = self.look(bounds, heads, first, &mut tried)? {
                     return Poll::Ready(Ok(next));
                 }
@@ -108,7 +113,6 @@ impl ClientConn {
                 }
             }
         })
-        .await
     }
 
     /// Looks whether what has come so far is a head.
