@@ -1,5 +1,6 @@
 //! One accepted socket, from accept to close: who may come in, then TCP or HTTP.
 
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -75,8 +76,9 @@ fn bounds(here: &Here) -> Bounds {
     Bounds { head, client_header, client_idle }
 }
 
-/// HTTP, request by request. All that only some connections ever come to stands in a box of its own: an
-/// idle connection shall not pay for it.
+/// HTTP, request by request. An idle connection shall pay for nothing but itself: what only some ever
+/// come to stands in boxes of their own, and nothing is left over from a request. (No `async fn`: that
+/// would hold its arguments twice.)
 fn http(
     client: Rc<Client>,
     mut conn: ClientConn,
@@ -87,30 +89,56 @@ fn http(
         loop {
             let next = conn.next(&bounds, &client.worker.heads, first).await;
             first = false;
-            let head = match next {
-                Ok(Next::Request(head)) => head,
-                Ok(Next::Http2) => return Box::pin(http2(client, conn, bounds)).await,
-                Ok(Next::End) | Err(Stop::Gone) => return,
-                Err(Stop::Refused(cause)) => {
-                    return Box::pin(request::refuse(&client, conn, cause)).await;
-                }
-                Err(Stop::Cut) => return count_cut(&client.session),
+            let told = match begin(&client, &mut conn, next) {
+                Ok(story) => Ok(client.session.unless_cut(story).await),
+                Err(none) => Err(none),
             };
-            let front = Front::http1(&mut conn, &head);
-            let step = client.session.deadline.clone();
-            let story = Box::pin(request::serve(client.clone(), front, head, step));
-            match client.session.unless_cut(story).await {
-                Some(After::Keep) => {}
-                Some(After::Close { unread }) => return Box::pin(conn.close(unread)).await,
-                Some(After::Reset) => return conn.reset(),
-                Some(After::Upgraded(upgrade)) => {
+            match told {
+                Ok(Some(After::Keep)) => {}
+                Ok(Some(After::Close { unread })) => return Box::pin(conn.close(unread)).await,
+                Ok(Some(After::Reset)) => return conn.reset(),
+                Ok(Some(After::Upgraded(upgrade))) => {
                     return Box::pin(upgraded(&client, conn, *upgrade)).await;
                 }
-                None => {
+                Ok(None) => {
                     conn.reset();
                     return count_cut(&client.session);
                 }
+                Err(NoStory::Http2) => return Box::pin(http2(client, conn, bounds)).await,
+                Err(NoStory::Refused(cause)) => {
+                    return Box::pin(request::refuse(&client, conn, cause)).await;
+                }
+                Err(NoStory::Ended) => return,
             }
+        }
+    }
+}
+
+/// What a connection has brought in place of a request.
+enum NoStory {
+    Http2,
+    Refused(Cause),
+    Ended,
+}
+
+/// Begins the story of a request, if it is one.
+fn begin<'a>(
+    client: &Rc<Client>,
+    conn: &'a mut ClientConn,
+    next: Result<Next, Stop>,
+) -> Result<Pin<Box<impl Future<Output = After> + use<'a>>>, NoStory> {
+    match next {
+        Ok(Next::Request(head)) => {
+            let front = Front::http1(conn, &head);
+            let step = client.session.deadline.clone();
+            Ok(Box::pin(request::serve(client.clone(), front, head, step)))
+        }
+        Ok(Next::Http2) => Err(NoStory::Http2),
+        Ok(Next::End) | Err(Stop::Gone) => Err(NoStory::Ended),
+        Err(Stop::Refused(cause)) => Err(NoStory::Refused(cause)),
+        Err(Stop::Cut) => {
+            count_cut(&client.session);
+            Err(NoStory::Ended)
         }
     }
 }
