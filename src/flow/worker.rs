@@ -12,6 +12,7 @@ use super::sessions::Sessions;
 use crate::config::model::{BindAddr, Name};
 use crate::forward::buffers::Buffers;
 use crate::forward::http::Idle;
+use crate::forward::splice::Pipes;
 use crate::lifecycle::status::Status;
 use crate::listen::Gate;
 use crate::observe::limiter::Limiter;
@@ -42,6 +43,7 @@ pub struct Worker {
     pub wheel: Rc<Wheel>,
     pub idle: Idle,
     pub buffers: Buffers,
+    pub pipes: Pipes,
     pub limiter: RefCell<Limiter>,
     cache: RefCell<Cache<Arc<Current>, Arc<Snapshot>>>,
     view: RefCell<Rc<View>>,
@@ -102,12 +104,14 @@ impl Worker {
     pub fn new(id: usize, shared: Shared) -> Rc<Worker> {
         let mut cache = Cache::new(shared.current.clone());
         let view = View::new(cache.load().clone(), None);
+        let pipes = Pipes::new(shared.status.pipes_per_worker(), shared.status.clone());
         Rc::new(Worker {
             id,
             shared,
             wheel: Wheel::new(),
             idle: Idle::default(),
             buffers: Buffers::default(),
+            pipes,
             limiter: RefCell::new(Limiter::new(Cause::ALL.len(), LINES_PER_SECOND)),
             cache: RefCell::new(cache),
             view: RefCell::new(view),
