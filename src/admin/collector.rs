@@ -284,6 +284,7 @@ impl Scene {
         rows.count(&["request_head"], hits.request_head.load(Relaxed));
         rows.count(&["request_body"], hits.request_body.load(Relaxed));
         rows.count(&["open_files"], hits.open_files.load(Relaxed));
+        rows.count(&["pipes"], hits.pipes.load(Relaxed));
     }
 
     fn limit_values(&self, rows: &mut Rows<'_>) {
@@ -298,6 +299,7 @@ impl Scene {
             rows.count(&["request_body"], limit);
         }
         rows.count(&["open_files"], self.status.open_files_limit);
+        rows.count(&["pipes"], (self.status.pipes_per_worker() * self.status.workers) as u64);
     }
 }
 

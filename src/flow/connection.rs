@@ -311,7 +311,7 @@ async fn relay(
         }
     };
     let _open = cells.open.while_held();
-    let buffers = &client.worker.buffers;
-    let relay = tcp::relay(stream, backend, buffers, &session.deadline, idle, count);
+    let Worker { buffers, pipes, .. } = &*client.worker;
+    let relay = tcp::relay(stream, backend, buffers, pipes, &session.deadline, idle, count);
     session.unless_cut(relay).await
 }

@@ -14,6 +14,7 @@ use crate::forward::buffers::Buffers;
 use crate::forward::http::Idle;
 use crate::forward::http::date::Date;
 use crate::forward::http::head::Heads;
+use crate::forward::splice::Pipes;
 use crate::lifecycle::status::Status;
 use crate::listen::Gate;
 use crate::observe::limiter::Limiter;
@@ -46,6 +47,7 @@ pub struct Worker {
     pub buffers: Buffers,
     pub heads: Heads,
     pub date: Date,
+    pub pipes: Pipes,
     pub limiter: RefCell<Limiter>,
     cache: RefCell<Cache<Arc<Current>, Arc<Snapshot>>>,
     view: RefCell<Rc<View>>,
@@ -106,6 +108,7 @@ impl Worker {
     pub fn new(id: usize, shared: Shared) -> Rc<Worker> {
         let mut cache = Cache::new(shared.current.clone());
         let view = View::new(cache.load().clone(), None);
+        let pipes = Pipes::new(shared.status.pipes_per_worker(), shared.status.clone());
         Rc::new(Worker {
             id,
             shared,
@@ -114,6 +117,7 @@ impl Worker {
             buffers: Buffers::default(),
             heads: Heads::default(),
             date: Date::default(),
+            pipes,
             limiter: RefCell::new(Limiter::new(Cause::ALL.len(), LINES_PER_SECOND)),
             cache: RefCell::new(cache),
             view: RefCell::new(view),

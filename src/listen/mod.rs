@@ -11,4 +11,4 @@ pub mod stream;
 pub use accept::Acceptor;
 pub use bind::{BindError, Bound};
 pub use gate::{Gate, Permit};
-pub use stream::{ClientAddr, ClientStream};
+pub use stream::{ClientAddr, ClientStream, Plain, Socket};
