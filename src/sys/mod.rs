@@ -2,6 +2,7 @@
 //! SAFETY note each.
 
 pub mod files;
+pub mod ports;
 pub mod process;
 pub mod shortage;
 pub mod socket;
