@@ -3,6 +3,7 @@
 //! It waits at the connection limit, backs off when file descriptors run out, and takes what the
 //! kernel has queued before it lets a socket go. Who serves a connection is not its business.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -24,11 +25,36 @@ pub const ONE_ACCEPTS_FOR: usize = 8;
 
 /// A listening socket, registered with the current runtime.
 #[derive(Debug)]
-pub struct Acceptor(AsyncFd<OwnedFd>);
+pub struct Acceptor {
+    socket: AsyncFd<OwnedFd>,
+    /// How many are queued at least; when the runtime says that there is something: one.
+    left: Cell<Option<u32>>,
+}
 
 impl Acceptor {
     pub fn new(bound: Bound) -> io::Result<Acceptor> {
-        Ok(Acceptor(socket::readable(bound.into())?))
+        Ok(Acceptor { socket: socket::readable(bound.into())?, left: Cell::new(None) })
+    }
+
+    /// Accepts one, or says `WouldBlock` when none is left. Where it can it asks how many there are
+    /// before it tries: the kernel makes a socket first and looks then, so a try in vain costs it
+    /// ten times the question.
+    fn next(&self, listening: &OwnedFd) -> io::Result<(Accepted, ClientAddr)> {
+        let left = match self.left.get() {
+            None => 1,
+            Some(0) => socket::queued(listening).unwrap_or(1),
+            Some(left) => left,
+        };
+        let result = match left {
+            0 => Err(io::ErrorKind::WouldBlock.into()),
+            _ => accept(listening),
+        };
+        let none = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
+        self.left.set(match result.as_ref().is_err_and(none) {
+            true => None,
+            false => Some(left - 1),
+        });
+        result
     }
 
     /// Accepts until `stop` is done. Then closes the socket, drops what `stop` gave, and goes on
@@ -48,7 +74,7 @@ impl Acceptor {
             let accepted = tokio::select! {
                 biased;
                 stopped = &mut stop => break stopped,
-                accepted = self.0.async_io(Interest::READABLE, accept) => accepted,
+                accepted = self.socket.async_io(Interest::READABLE, |fd| self.next(fd)) => accepted,
             };
             match accepted {
                 Ok((socket, addr)) => {
@@ -77,12 +103,12 @@ impl Acceptor {
         };
         // An end without loss: no new handshake begins, those under way may finish, and then the
         // queue is empty for good. Where the kernel refuses that, only the last instant is at risk.
-        let _ = socket::turn_away(self.0.get_ref());
-        queued.fill(self.0.get_ref());
+        let _ = socket::turn_away(self.socket.get_ref());
+        queued.fill(self.socket.get_ref());
         let handshakes = tokio::time::sleep(HANDSHAKES);
         let admitted = queued.admit(gate, &limit, &mut take);
         let ((), _) = tokio::join!(handshakes, tokio::time::timeout(HANDSHAKES, admitted));
-        let socket = self.0.into_inner();
+        let socket = self.socket.into_inner();
         queued.fill(&socket);
         drop(socket);
         drop(stopped);
