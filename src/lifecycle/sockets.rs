@@ -1,7 +1,7 @@
 //! The listening sockets of the process, by the address that the configuration names.
 //!
 //! The control thread keeps one descriptor of each for as long as some listener wants it, one worker
-//! in eight accepts from a duplicate. So an address that stays keeps its socket, and its queue, across
+//! in four accepts from a duplicate. So an address that stays keeps its socket, and its queue, across
 //! a reload; whose listener it is, a worker finds in the snapshot.
 
 use std::collections::HashMap;

@@ -1,4 +1,4 @@
-//! Listening sockets: bound once by the control thread, accepted from by one worker in eight.
+//! Listening sockets: bound once by the control thread, accepted from by one worker in four.
 //!
 //! `bind` opens them, `accept` runs a loop on one and never does slow work in it, `gate` counts what
 //! is open and holds the limits, `share` says which worker is to serve a connection, `stream` is what

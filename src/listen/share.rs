@@ -1,7 +1,7 @@
 //! Which worker serves an accepted connection: the one that has the fewest open. (P)
 //!
-//! Exact, where hashing by SO_REUSEPORT is not: of 1,000 connections on 16 workers it gives one
-//! of them 1.3 times its share.
+//! Exact, where hashing by SO_REUSEPORT is not: of 1,000 connections on 16 workers it gave one of
+//! them 1.23 times its share, the median of 30 trials.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -67,7 +67,7 @@ mod tests {
                     open[one].fetch_sub(1, Ordering::Relaxed);
                     continue;
                 }
-                let own = rng.usize(..workers.div_ceil(8));
+                let own = rng.usize(..workers.div_ceil(4));
                 let chosen = fewest(&open, own);
                 assert!((0..workers).all(|other| get(chosen) <= get(other)), "{why}");
                 assert!(chosen == own || get(chosen) < get(own), "{why}");
