@@ -246,6 +246,11 @@ impl Scene {
                 }
             }
             ProcessFact::Workers => rows.count(&[], status.workers as u64),
+            ProcessFact::WorkerConnections => {
+                for (worker, open) in status.open_by_worker.iter().enumerate() {
+                    rows.count(&[&worker.to_string()], open.load(Relaxed) as u64);
+                }
+            }
             ProcessFact::WorkerPanics => rows.count(&[], status.panics.load(Relaxed)),
             ProcessFact::OpenConnections => {
                 rows.count(&[], status.limits.open.load(Relaxed) as u64)

@@ -3,11 +3,14 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use arc_swap::Cache;
 use rustc_hash::FxHashMap;
+use tokio::sync::mpsc::UnboundedSender;
 
+use super::arrivals::Arrival;
 use super::sessions::Sessions;
 use crate::config::model::{BindAddr, Name};
 use crate::forward::buffers::Buffers;
@@ -33,6 +36,8 @@ pub struct Shared {
     pub current: Arc<Current>,
     pub status: Arc<Status>,
     pub gate: Arc<Gate>,
+    /// Where each worker is handed connections that another accepted.
+    pub doors: Arc<[UnboundedSender<Arrival>]>,
     /// When the process began: `now_nanos` of picks counts from here.
     pub epoch: Instant,
 }
@@ -148,6 +153,18 @@ impl Worker {
         let view = self.view();
         let index = *view.by_addr.get(addr)?;
         Some(Here { view, index })
+    }
+
+    /// That of an older snapshot, for what is left of it.
+    pub fn here_before(&self, snapshot: Arc<Snapshot>, addr: &BindAddr) -> Option<Here> {
+        let view = View::new(snapshot, Some(&self.view()));
+        let index = *view.by_addr.get(addr)?;
+        Some(Here { view, index })
+    }
+
+    /// Client connections that are open here, or on their way.
+    pub fn open(&self) -> usize {
+        self.shared.status.open_by_worker[self.id].load(Ordering::Relaxed)
     }
 
     /// Nanoseconds since the process began.

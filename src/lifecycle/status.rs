@@ -28,6 +28,9 @@ pub struct Status {
     /// Written by `lifecycle::reload`.
     pub reload: Mutex<Reload>,
     pub limits: Limits,
+    /// Client connections that each worker has open, or is about to be handed; written by
+    /// `listen::gate`.
+    pub open_by_worker: Box<[AtomicUsize]>,
     /// Panics caught; written by the panic hook.
     pub panics: AtomicU64,
     /// Connections cut at the end of a drain.
@@ -97,6 +100,7 @@ impl Status {
                 needs_restart: Vec::new(),
             }),
             limits: Limits::default(),
+            open_by_worker: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
             panics: AtomicU64::new(0),
             cut: AtomicU64::new(0),
         }

@@ -38,6 +38,23 @@ impl fmt::Display for ClientAddr {
     }
 }
 
+/// A client's connection that no runtime knows of yet: it may go to any worker.
+#[derive(Debug)]
+pub enum Accepted {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl Accepted {
+    /// From now on the current runtime's.
+    pub fn register(self) -> io::Result<ClientStream> {
+        Ok(match self {
+            Accepted::Tcp(stream) => ClientStream::Tcp(TcpStream::from_std(stream)?),
+            Accepted::Unix(stream) => ClientStream::Unix(UnixStream::from_std(stream)?),
+        })
+    }
+}
+
 #[derive(Debug)]
 pub enum ClientStream {
     Tcp(TcpStream),

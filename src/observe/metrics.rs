@@ -105,6 +105,7 @@ pub enum ProcessFact {
     Ready,
     Phase,
     Workers,
+    WorkerConnections,
     WorkerPanics,
     OpenConnections,
     ConnectionsCut,
@@ -307,6 +308,9 @@ pub const ALL: &[Metric] = &[
     gauge("evenkeel_workers", &[],
         Process(P::Workers),
         "Data threads."),
+    gauge("evenkeel_worker_open_connections", &["worker"],
+        Process(P::WorkerConnections),
+        "Client connections that a data thread has open; each new one goes to whichever has fewest."),
     counter("evenkeel_worker_panics_total", &[],
         Process(P::WorkerPanics),
         "Panics caught; each cost one connection and is a bug to report."),
@@ -352,7 +356,8 @@ mod tests {
                 assert!(name.ends_with("_seconds"), "{name}");
             }
             for label in metric.labels {
-                let known = labels.contains(label) || ["limit", "version", "phase"].contains(label);
+                let known = labels.contains(label)
+                    || ["limit", "version", "phase", "worker"].contains(label);
                 assert!(known, "{name}: the label {label} is not a known closed set");
             }
             assert!(metric.help.ends_with('.'), "{name}: the help is a sentence");

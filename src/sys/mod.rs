@@ -3,6 +3,7 @@
 
 pub mod files;
 pub mod pipe;
+pub mod ports;
 pub mod process;
 pub mod shortage;
 pub mod socket;
