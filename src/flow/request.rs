@@ -82,7 +82,7 @@ pub fn serve(
             Ok(Decision::Forward(plan)) => {
                 record.pool(&plan.picker);
                 let clocks = clocks(&record.client, plan, &step);
-                let mut upload = upload(plan, &record.head);
+                let mut upload = upload(plan, &record);
                 match forward(&here, plan, &clocks, &record, &mut front, &mut upload).await {
                     Ok((mut exchange, answer)) => {
                         let (head, want) = exchange.begin(plan, &record, &mut front, answer);
@@ -195,9 +195,10 @@ fn clocks(client: &Client, plan: &Plan<'_>, step: &Deadline) -> Clocks {
     Clocks { step: step.clone(), overall }
 }
 
-fn upload(plan: &Plan<'_>, head: &RequestHead) -> Upload {
+fn upload(plan: &Plan<'_>, record: &Record) -> Upload {
     let Timeouts { client_body, response, .. } = plan.timeouts;
-    Upload::new(Watch { client_body, response }, head.expects_continue)
+    let pipes = &record.client.worker.pipes;
+    Upload::new(Watch { client_body, response }, record.head.expects_continue, pipes)
 }
 
 /// The attempts, until one brings the head of an answer.

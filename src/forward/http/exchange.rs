@@ -4,9 +4,10 @@
 //! backend can be sent the same. Nothing here decides whether that may be.
 
 use std::future::poll_fn;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use super::bulk::{Bulk, Moved};
 use super::front::{Front, Line, Sink, Want};
 use super::h1::backend::BackendConn;
 use super::h1::body::Broken;
@@ -14,6 +15,7 @@ use super::h1::write;
 use super::head::{Framing, Heads, ResponseHead};
 use crate::forward::buffer::Buffer;
 use crate::forward::buffers::Buffers;
+use crate::forward::splice::{self, Pipes};
 use crate::outcome::{Cause, Sent};
 use crate::timer::Deadline;
 
@@ -70,6 +72,8 @@ pub struct Upload {
     waits_for_client: bool,
     /// The answer has begun: nothing is sent again, and its own silence is what is timed.
     answered: bool,
+    /// For the rest of a long body, once nothing of it is kept any more.
+    bulk: Bulk,
     attempt: Attempt,
 }
 
@@ -89,7 +93,7 @@ struct Attempt {
 }
 
 impl Upload {
-    pub fn new(watch: Watch, held: bool) -> Upload {
+    pub fn new(watch: Watch, held: bool, pipes: &Pipes) -> Upload {
         Upload {
             watch,
             kept: Vec::new(),
@@ -97,6 +101,7 @@ impl Upload {
             held,
             waits_for_client: false,
             answered: false,
+            bulk: Bulk::new(pipes),
             attempt: Attempt::default(),
         }
     }
@@ -152,10 +157,50 @@ impl Upload {
                 }
                 continue;
             }
+            if self.lost || self.answered {
+                match self.poll_bulk(cx, front, conn, step) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(moved) => moved?,
+                }
+            }
             match self.poll_more(cx, front, step)? {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
                 Poll::Ready(piece) => self.attempt.pending = piece,
+            }
+        }
+    }
+
+    /// The rest of a long body, which is not kept for another attempt.
+    fn poll_bulk(
+        &mut self,
+        cx: &mut Context<'_>,
+        front: &mut Front<'_>,
+        conn: &BackendConn,
+        step: &Deadline,
+    ) -> Poll<Result<(), Cause>> {
+        let (Some(source), Some(to)) = (front.bulk_source(), conn.plain()) else {
+            return Poll::Ready(Ok(()));
+        };
+        let mut moved = 0;
+        let polled = self.bulk.poll(cx, source, to, |n| moved = n);
+        if moved > 0 {
+            conn.count_sent(moved);
+            front.session().into_iter().for_each(|session| session.count_received(moved as usize));
+            self.waits_for_client = false;
+            if !self.answered {
+                step.set(self.watch.response);
+            }
+        }
+        if polled.is_pending() && !self.bulk.holds_bytes() {
+            self.wait_for_client(step);
+        }
+        match ready!(polled) {
+            Ok(Moved::CopyNext) => Poll::Ready(Ok(())),
+            Ok(Moved::Short) | Err(splice::Broken::From) => Poll::Ready(Err(Cause::ClientGone)),
+            Err(splice::Broken::To) => {
+                self.attempt.deaf = true;
+                Poll::Pending // the answer, or its end, will tell
             }
         }
     }
@@ -180,12 +225,7 @@ impl Upload {
         let piece = match front.poll_body(cx) {
             Poll::Ready(piece) => piece?,
             Poll::Pending => {
-                if !self.held
-                    && !self.answered
-                    && !std::mem::replace(&mut self.waits_for_client, true)
-                {
-                    step.set(self.watch.client_body);
-                }
+                self.wait_for_client(step);
                 return Ok(Poll::Pending);
             }
         };
@@ -198,6 +238,14 @@ impl Upload {
             self.keep(piece.data());
         }
         Ok(Poll::Ready(piece))
+    }
+
+    /// The client's silence begins, if it is one that it can help.
+    fn wait_for_client(&mut self, step: &Deadline) {
+        let known = std::mem::replace(&mut self.waits_for_client, !self.held);
+        if !self.held && !known && !self.answered {
+            step.set(self.watch.client_body);
+        }
     }
 
     fn keep(&mut self, piece: &[u8]) {
@@ -307,6 +355,7 @@ pub async fn relay(
 ) -> End {
     upload.answered();
     let step = &clocks.step;
+    let mut bulk = upload.bulk.another();
     let mut finished = false;
     poll_fn(|cx| {
         let mut moved = false;
@@ -327,6 +376,16 @@ pub async fn relay(
             if finished {
                 let reusable = upload.is_done(front);
                 break Some(End::Whole { reusable });
+            }
+            if head.is_none() {
+                let mut n = 0;
+                let polled = poll_bulk(cx, &mut bulk, front, conn, &mut n);
+                moved |= n > 0;
+                match polled {
+                    Poll::Ready(None) => {}
+                    Poll::Ready(end) => break end,
+                    Poll::Pending => break None,
+                }
             }
             let mut piece = match conn.poll_body(cx, front.buffers()) {
                 Poll::Ready(Ok(piece)) => piece,
@@ -370,6 +429,29 @@ pub async fn relay(
         })
     })
     .await
+}
+
+/// The rest of a long answer; `None`: what comes next is to be copied. `moved`: bytes that went.
+fn poll_bulk(
+    cx: &mut Context<'_>,
+    bulk: &mut Bulk,
+    front: &Front<'_>,
+    conn: &mut BackendConn,
+    moved: &mut u64,
+) -> Poll<Option<End>> {
+    let (Some(source), Some(to)) = (conn.bulk_source(), front.plain()) else {
+        return Poll::Ready(None);
+    };
+    let polled = bulk.poll(cx, source, to, |n| *moved = n);
+    if *moved > 0 {
+        conn.count_received(*moved);
+        front.session().into_iter().for_each(|session| session.count_sent(*moved as usize));
+    }
+    polled.map(|stopped| match stopped {
+        Ok(Moved::CopyNext) => None,
+        Ok(Moved::Short) | Err(splice::Broken::From) => Some(End::Truncated),
+        Err(splice::Broken::To) => Some(End::Gone),
+    })
 }
 
 /// Frames a piece for a client that is to be told where the body ends.

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 
 use http::StatusCode;
 
+use super::bulk::Source;
 use super::h1::body::Form;
 use super::h1::client::ClientConn;
 use super::h1::write;
@@ -14,6 +15,8 @@ use super::h2;
 use super::head::{Framing, RequestHead, Version};
 use crate::forward::buffer::Buffer;
 use crate::forward::buffers::Buffers;
+use crate::forward::session::Session;
+use crate::listen::Plain;
 use crate::outcome::Cause;
 use crate::route::fields::Store;
 
@@ -75,10 +78,26 @@ impl<'a> Front<'a> {
         }
     }
 
-    /// The socket, where the bytes on it are the body's own: HTTP/1 without TLS.
-    pub fn plain(&self) -> Option<&crate::listen::ClientStream> {
+    /// The client's socket for bytes in bulk, where they are the body's own: HTTP/1 without TLS.
+    pub fn plain(&self) -> Option<Plain<'_>> {
         match self {
-            Front::H1(front) => Some(front.conn.stream()),
+            Front::H1(front) => front.conn.plain(),
+            Front::H2(_) => None,
+        }
+    }
+
+    /// Where the rest of the request's body comes from in bulk.
+    pub fn bulk_source(&mut self) -> Option<Source<'_>> {
+        match self {
+            Front::H1(front) => front.conn.bulk_source(),
+            Front::H2(_) => None,
+        }
+    }
+
+    /// Bytes went by in bulk. (The session counts them; HTTP/2 never moves any.)
+    pub fn session(&self) -> Option<&Session> {
+        match self {
+            Front::H1(front) => Some(front.conn.session()),
             Front::H2(_) => None,
         }
     }

@@ -14,9 +14,10 @@ use super::body::{Body, Broken, Form};
 use super::parse::{self, Limits};
 use crate::forward::buffer::Buffer;
 use crate::forward::buffers::Buffers;
+use crate::forward::http::bulk::Source;
 use crate::forward::http::head::{Framing, Heads, RequestHead};
 use crate::forward::session::{Phase, Session};
-use crate::listen::ClientStream;
+use crate::listen::{ClientStream, Plain, Socket};
 use crate::outcome::Cause;
 
 /// RFC 9113 3.4: what an HTTP/2 client sends first.
@@ -227,12 +228,25 @@ impl ClientConn {
         self.input.is_some()
     }
 
-    pub fn buffers(&self) -> &Buffers {
-        &self.buffers
+    /// Where the rest of the request's body comes from in bulk, if nothing of it has been read ahead.
+    pub fn bulk_source(&mut self) -> Option<Source<'_>> {
+        match self.input {
+            None => Some((self.stream.plain()?, &mut self.body)),
+            Some(_) => None,
+        }
     }
 
-    pub fn stream(&self) -> &ClientStream {
-        &self.stream
+    /// Where bytes go in bulk, once all that was queued has been written.
+    pub fn plain(&self) -> Option<Plain<'_>> {
+        self.stream.plain()
+    }
+
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    pub fn buffers(&self) -> &Buffers {
+        &self.buffers
     }
 
     /// The socket, and what was read beyond the last request.
