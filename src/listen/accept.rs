@@ -117,7 +117,7 @@ impl Acceptor {
 }
 
 /// How long a client may take to answer our part of the handshake when a socket goes.
-const HANDSHAKES: Duration = Duration::from_millis(100);
+const HANDSHAKES: Duration = Duration::from_millis(250);
 
 /// More than this many queued connections are not taken at the end: new ones may come without end.
 const QUEUED: usize = 4096;
