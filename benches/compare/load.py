@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
+
+WRONG = r"(Socket errors|Non-2xx).*"
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,29 @@ def load(url, workload, seconds, cpu):
     return wrk(url, workload.connections, seconds, cpu, workload.close)
 
 
+@contextmanager
+def steady(url, connections, cpu, most_seconds=120):
+    """wrk in the background until the block is left; gives its pid. A wrong answer is an error."""
+    command = ["taskset", "-c", str(cpu), "wrk", "-t1", f"-c{connections}", f"-d{most_seconds}s"]
+    process = subprocess.Popen(
+        [*command, "--timeout", "60s", url],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process.pid
+    finally:
+        process.send_signal(signal.SIGINT)  # it prints what it saw, and ends
+        try:
+            text, _ = process.communicate(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            text, _ = process.communicate()
+    if wrong := re.search(WRONG, text):
+        raise RuntimeError(f"wrk {url}: {wrong[0]}")
+
+
 def wrk(url, connections, seconds, cpu, close=False):
     command = ["taskset", "-c", str(cpu), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s"]
     if close:
@@ -34,7 +60,7 @@ def wrk(url, connections, seconds, cpu, close=False):
     total = re.search(r"(\d+) requests in ([\d.]+)(ms|s|m),", text)
     p99 = re.search(r"99%\s+([\d.]+)(us|ms|s|m)\b", text)
     # A wrong answer is no measurement: better no figure than a good one for errors.
-    wrong = re.search(r"(Socket errors|Non-2xx).*", text)
+    wrong = re.search(WRONG, text)
     if done.returncode != 0 or not total or not p99 or wrong or int(total[1]) == 0:
         raise RuntimeError(f"wrk {url}: {wrong[0] if wrong else text + done.stderr}")
     scale = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}

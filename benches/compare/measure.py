@@ -78,6 +78,30 @@ def run_round(pid, backend_pid, url, workload, seconds, cpus):
     )
 
 
+def run_window(pid, backend, client_pid, seconds, cpus):
+    """The same under a load that runs already; the backend counts the requests."""
+    def known():
+        return sum(usage(each).user for each in (pid, backend.process.pid, client_pid))
+
+    requests, begin = backend.requests(), time.monotonic()
+    before, known_before, all_before = usage(pid), known(), user_seconds(cpus)
+    time.sleep(seconds)
+    after, known_after, all_after = usage(pid), known(), user_seconds(cpus)
+    requests, took = backend.requests() - requests - 1, time.monotonic() - begin
+    if requests < 1:
+        raise RuntimeError("no request came through")
+    foreign = (all_after - all_before) - (known_after - known_before)
+    return Round(
+        requests=requests,
+        per_second=requests / took,
+        p99_millis=float("nan"),
+        user_micros=(after.user - before.user) * 1e6 / requests,
+        kernel_micros=(after.kernel - before.kernel) * 1e6 / requests,
+        resident=after.resident,
+        foreign=max(0.0, foreign / took),
+    )
+
+
 def wait_for_quiet(cpus, most, until):
     """Until other programs leave the CPUs alone for a moment; at most `until` (monotonic)."""
     while time.monotonic() < until:

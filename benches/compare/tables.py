@@ -71,3 +71,30 @@ def idle_table(connections, results):
     for name, before, after in results:
         each = (after - before) / connections
         print(f"| {name} | {each:.0f} | {before / 2**20:.1f} | {after / 2**20:.1f} |")
+
+
+def sizes_table(rounds, reference):
+    print(f"| with | CPU µs/request | user | kernel | per second | memory MiB | CPU to {reference} |")
+    print("| --- |" + " ---: |" * 6)
+    for name, done in rounds.items():
+        cells = [
+            spread([figure(r) for r in done], digits)
+            for figure, digits in [
+                (lambda r: r.cpu_micros, 1),
+                (lambda r: r.user_micros, 1),
+                (lambda r: r.kernel_micros, 1),
+                (lambda r: r.per_second, 0),
+                (lambda r: r.resident / 2**20, 1),
+            ]
+        ]
+        print(f"| {name} |", " | ".join(cells), f"| {ratios(done, rounds[reference])} |")
+
+
+def waits_table(results):
+    """`results`: (what happened, sorted milliseconds)."""
+    print("| what happened | requests | median ms | p99 ms | longest | over 10 ms |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for name, taken in results:
+        p99 = taken[len(taken) * 99 // 100]
+        over = sum(1 for millis in taken if millis > 10)
+        print(f"| {name} | {len(taken)} | {median(taken):.2f} | {p99:.2f} | {taken[-1]:.1f} | {over} |")

@@ -1,6 +1,8 @@
 """The backend behind them all: Debian's nginx with small answers from memory, large ones by sendfile."""
 
+import re
 import shutil
+import socket
 from pathlib import Path
 
 from . import nginx
@@ -37,12 +39,29 @@ http {{
         deny all;
         root {self.folder};
         set $k "{kibibyte}";
+        location = /status {{ stub_status; }}
         location = /small {{ return 200 "hello, world\\n"; }}
         location = /10k {{ return 200 "{"$k" * 10}"; }}
     }}
 }}
 """)
         self.start(nginx.command(shutil.which("nginx"), self.folder, config))
+
+    def requests(self):
+        """So many has it answered, this one included."""
+        return int(re.search(r"requests\s+\d+ \d+ (\d+)", self.status())[1])
+
+    def open_connections(self):
+        return int(re.search(r"Active connections: (\d+)", self.status())[1])
+
+    def status(self):
+        ask = b"GET /status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", self.ports["http"]), timeout=10) as client:
+            client.sendall(ask)
+            text = b""
+            while some := client.recv(4096):
+                text += some
+        return text.decode()
 
 
 def folder_in_memory():

@@ -1,4 +1,8 @@
-"""haproxy: Debian's, or any build by `--haproxy NAME=PATH`."""
+"""haproxy: Debian's, or any build by `--haproxy NAME=PATH`.
+
+It splices what is large through pipes of 1 MiB: `splice-auto` alone never does for HTTP in 2.6, and
+the kernel's default pipe of 64 KiB costs twice as much CPU. Small answers cost the same either way.
+"""
 
 from .server import Server, first_line, free_port
 
@@ -16,6 +20,7 @@ global
     nbthread 1
     maxconn 9500
     maxpipes 128
+    tune.pipesize 1048576
     tune.idle-pool.shared on
 defaults
     mode http
@@ -25,6 +30,7 @@ defaults
     timeout http-request 10s
     timeout http-keep-alive 1h
     option splice-auto
+    option splice-response
     http-reuse always
     balance leastconn
 frontend http

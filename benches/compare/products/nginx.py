@@ -22,7 +22,7 @@ class Nginx(Server):
             stream = f"""
 stream {{
     access_log off;
-    proxy_buffer_size 64k;
+    proxy_buffer_size 256k;
     server {{ listen 127.0.0.1:{self.ports["tcp"]} backlog=4096; proxy_pass {backend.address}; }}
 }}
 """
@@ -43,10 +43,11 @@ http {{
             proxy_pass http://web;
             proxy_http_version 1.1;
             proxy_set_header Connection "";
-            # Large answers: no temporary files, and few system calls.
-            proxy_max_temp_file_size 0;
-            proxy_buffers 8 64k;
-            proxy_busy_buffers_size 128k;
+            # Cheapest for large answers, and no dearer for small ones: straight through one buffer.
+            proxy_buffering off;
+            proxy_buffer_size 256k;
+            proxy_busy_buffers_size 256k;
+            proxy_buffers 8 256k;
         }}
     }}
 }}
