@@ -46,6 +46,8 @@ def summary(results, peers):
           "| p99 ms | best peer's p99 | least p99 of a peer |")
     print("| --- | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: |")
     for workload, rounds in results:
+        if not rounds:
+            continue
         cost, scale = workload.cost
         digits = 2 if scale < 1 else 1
         reference = best_peer(rounds, peers)
