@@ -5,6 +5,8 @@ mod harness;
 mod cli;
 mod drain;
 mod failover;
+mod h1_requests;
+mod h1_responses;
 mod h2;
 mod h2_frames;
 mod health;
