@@ -299,7 +299,9 @@ impl Exchange {
             framing: want.framing,
             told_length: told_length(&answer),
         };
-        let leaving = client.session.is_leaving();
+        // A client that was not told to send its body need not send it now (RFC 9110 10.1.1): what comes
+        // next on its connection could be either.
+        let leaving = client.session.is_leaving() || upload.is_held();
         let edits = &plan.route.config.response_headers;
         let begun = worker.date.with(worker.wheel.now(), |date| {
             front.begin(&line, leaving, |to| head::pass_back(&answer, edits, date, to))

@@ -19,6 +19,9 @@ use crate::timer::Deadline;
 /// Request body bytes kept for a replay, as they are on the wire.
 pub const REPLAY_BYTES: usize = 64 * 1024;
 
+/// Interim answers (1xx) that one request may get: nobody is to send them for ever.
+const INTERIM: usize = 64;
+
 /// How a request's body is timed.
 #[derive(Clone, Debug)]
 pub struct Watch {
@@ -42,6 +45,8 @@ pub struct Upload {
     waits_for_client: bool,
     /// The answer has begun: nothing is sent again, and its own silence is what is timed.
     answered: bool,
+    /// Something of it has gone on since it was asked last.
+    moved: bool,
     attempt: Attempt,
 }
 
@@ -69,6 +74,7 @@ impl Upload {
             held,
             waits_for_client: false,
             answered: false,
+            moved: false,
             attempt: Attempt::default(),
         }
     }
@@ -117,6 +123,7 @@ impl Upload {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(Ok(())) => {
                         self.attempt.wrote = true;
+                        self.moved = true;
                         if pending.is_empty() {
                             self.attempt.pending = None;
                         }
@@ -188,6 +195,11 @@ impl Upload {
         }
     }
 
+    /// The client still waits for 100 before it sends its body.
+    pub fn is_held(&self) -> bool {
+        self.held
+    }
+
     /// The client has been told to go on.
     fn released(&mut self) {
         self.held = false;
@@ -201,7 +213,7 @@ impl Upload {
     }
 
     /// The whole request has reached the backend, so that its connection may carry another.
-    fn is_done(&self, front: &Front<'_>) -> bool {
+    pub fn is_done(&self, front: &Front<'_>) -> bool {
         front.is_body_ended() && self.attempt.pending.is_none() && !self.attempt.deaf
     }
 }
@@ -217,14 +229,23 @@ pub async fn ask(
     interim: impl Fn(&ResponseHead, Sink<'_>),
 ) -> Result<ResponseHead, Cause> {
     let buffers = front.buffers().clone();
+    let mut interims = 0;
     poll_fn(|cx| {
         // A client's fault ends it; that all was sent is no news.
         if let Poll::Ready(Err(cause)) = upload.poll(cx, front, conn) {
             return Poll::Ready(Err(cause));
         }
         loop {
+            // One interim answer that the client does not take holds up the next.
+            if front.poll_flush(cx)?.is_pending() {
+                return Poll::Pending;
+            }
             match conn.poll_head(cx, to_head, heads, &buffers) {
                 Poll::Ready(Ok(head)) if head.is_interim() => {
+                    interims += 1;
+                    if interims > INTERIM {
+                        return Poll::Ready(Err(Cause::Garbage));
+                    }
                     upload.released();
                     let (framing, told_length) = (Framing::None, None);
                     let reason = head.reason();
@@ -235,10 +256,7 @@ pub async fn ask(
                 Poll::Pending => break,
             }
         }
-        if front.poll_flush(cx)?.is_ready() && front.poll_gone(cx).is_ready() {
-            return Poll::Ready(Err(Cause::ClientGone));
-        }
-        Poll::Pending
+        front.poll_gone(cx).map(|()| Err(Cause::ClientGone))
     })
     .await
 }
@@ -276,6 +294,7 @@ pub async fn relay(
             {
                 break Some(End::Gone);
             }
+            moved |= std::mem::take(&mut upload.moved);
             let queued = front.queued();
             let flushed = front.poll_flush(cx);
             moved |= front.queued() < queued;
@@ -304,16 +323,11 @@ pub async fn relay(
                 finished = true;
                 front.finish(conn.body().trailers());
             }
-            match (head.take(), piece) {
-                (Some(head), Some(mut first)) => {
-                    first.prepend(head.data());
-                    front.queue(first);
-                }
-                (Some(only), None) | (None, Some(only)) => front.queue(only),
-                (None, None) => {}
-            }
+            queue(front, head.take(), piece);
         };
-        if let Some(end) = end {
+        // Nothing is to be written to it just now, so only looking tells that it has gone.
+        let gone = || front.poll_gone(cx).is_ready().then_some(End::Gone);
+        if let Some(end) = end.or_else(gone) {
             deadline.clear();
             return Poll::Ready(end);
         }
@@ -327,6 +341,18 @@ pub async fn relay(
         })
     })
     .await
+}
+
+/// The head and the first of the body go out together.
+fn queue(front: &mut Front<'_>, head: Option<Buffer>, piece: Option<Buffer>) {
+    match (head, piece) {
+        (Some(head), Some(mut first)) => {
+            first.prepend(head.data());
+            front.queue(first);
+        }
+        (Some(only), None) | (None, Some(only)) => front.queue(only),
+        (None, None) => {}
+    }
 }
 
 /// Frames a piece for a client that is to be told where the body ends.

@@ -37,7 +37,7 @@ pub enum Then {
     Keep,
     /// Ends it in good order.
     Close,
-    /// Ends it with a reset, once the load balancer has closed its side or has had a good while.
+    /// Ends it with a reset.
     Reset,
 }
 
@@ -48,7 +48,6 @@ struct Book {
     accepted: usize,
     /// Connections with part of a request on them.
     within: usize,
-    open: Vec<usize>,
 }
 
 /// Shown as its address, so that it can stand in a configuration.
@@ -102,15 +101,10 @@ impl Witness {
                 let conn = {
                     let mut book = lock(&kept);
                     book.accepted += 1;
-                    let conn = book.accepted;
-                    book.open.push(conn);
-                    conn
+                    book.accepted
                 };
                 let (book, reply) = (kept.clone(), reply.clone());
-                thread::spawn(move || {
-                    serve(conn, &stream, &book, &*reply);
-                    lock(&book).open.retain(|open| *open != conn);
-                });
+                thread::spawn(move || serve(conn, &stream, &book, &*reply));
             }
         });
         Witness { address, book }
@@ -128,10 +122,6 @@ impl Witness {
     /// What was not whole, or not sound.
     pub fn broken(&self) -> Vec<String> {
         lock(&self.book).broken.clone()
-    }
-
-    pub fn is_open(&self, conn: usize) -> bool {
-        lock(&self.book).open.contains(&conn)
     }
 
     /// Waits until all that the load balancer has sent is written down: every connection that it has
