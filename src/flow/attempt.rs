@@ -63,7 +63,7 @@ impl Attempt<'_> {
             match self.ask(lease, &mut conn, front, upload).await {
                 Ok(answer) => {
                     let switching = answer.status == StatusCode::SWITCHING_PROTOCOLS;
-                    if switching && self.upgrade.is_none() {
+                    if switching && !(self.may_switch(&answer) && upload.is_done(front)) {
                         return Err(Failed { cause: Cause::Garbage, sent: upload.sent() });
                     }
                     return Ok((answer, conn));
@@ -74,6 +74,11 @@ impl Attempt<'_> {
                 Err(failed) => return Err(failed),
             }
         }
+    }
+
+    /// Whether it was this change of protocol that the client has asked for.
+    fn may_switch(&self, answer: &ResponseHead) -> bool {
+        self.upgrade.is_some_and(|asked| head::switches_to(answer, asked))
     }
 
     async fn connect(&self, lease: &Lease) -> Result<Box<BackendConn>, Failed> {

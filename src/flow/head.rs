@@ -14,7 +14,7 @@ use crate::forward::http::h1::write;
 use crate::forward::http::head::{Framing, RequestHead, ResponseHead, Version};
 use crate::outcome::Cause;
 use crate::pool::BackendAddr;
-use crate::route::fields::Known;
+use crate::route::fields::{Known, members};
 use crate::route::headers::{self, Connection, Forwarded};
 use crate::route::{self, target};
 
@@ -40,9 +40,15 @@ pub fn read(head: &RequestHead) -> Result<Asked<'_>, Cause> {
         Some(host) => route::host::normalise(host).map_err(|_| refused)?,
         None => Cow::Borrowed(""),
     };
+    // In HTTP/1 the parser has seen to it; of HTTP/2's the first alone was held against the body.
+    if head.fields().of(Known::ContentLength).nth(1).is_some() {
+        return Err(refused);
+    }
     let (written, query) = head.split_target();
     let path = match written {
         "*" if head.method == Method::OPTIONS => Cow::Borrowed("*"),
+        // `OPTIONS http://a.example` asks about the server (RFC 9112 3.2.4).
+        "" if head.method == Method::OPTIONS && query.is_none() => Cow::Borrowed("*"),
         // `http://a.example?q` asks for the root (RFC 9112 3.2.1).
         "" => Cow::Borrowed("/"),
         path => target::normalise(path).map_err(|_| refused)?,
@@ -87,6 +93,14 @@ pub fn upgrade(head: &RequestHead) -> Option<&[u8]> {
     let mut each = protocols.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
     let h2 = |name: &[u8]| name.get(..2).is_some_and(|start| start.eq_ignore_ascii_case(b"h2"));
     (asks && wanted.next().is_none() && !each.any(h2)).then_some(protocols)
+}
+
+/// Whether an answer of 101 changes to one of the protocols that were asked for (RFC 9110 7.8).
+pub fn switches_to(answer: &ResponseHead, asked: &[u8]) -> bool {
+    answer
+        .fields()
+        .members_of(Known::Upgrade)
+        .any(|protocol| members(asked).any(|asked| asked.eq_ignore_ascii_case(protocol)))
 }
 
 /// What is told of the client, and what the route says, for a request on its way to a backend.

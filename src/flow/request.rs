@@ -85,7 +85,8 @@ pub fn serve(
                 let mut upload = upload(plan, &record);
                 match forward(&here, plan, &clocks, &record, &mut front, &mut upload).await {
                     Ok((mut exchange, answer)) => {
-                        let (head, want) = exchange.begin(plan, &record, &mut front, answer);
+                        let (head, want) =
+                            exchange.begin(plan, &record, &mut front, &upload, answer);
                         let idle = plan.timeouts.stream_idle;
                         let conn = &mut exchange.conn;
                         let relay = exchange::relay(
@@ -325,6 +326,7 @@ impl Exchange {
         plan: &Plan<'_>,
         record: &Record,
         front: &mut Front<'_>,
+        upload: &Upload,
         answer: ResponseHead,
     ) -> (Option<Buffer>, Want) {
         let (client, edits) = (&record.client, &plan.route.config.response_headers);
@@ -335,10 +337,13 @@ impl Exchange {
             framing: want.framing,
             told_length: answer.told_length(),
         };
+        // A client that was not told to send its body need not send it now (RFC 9110 10.1.1): what comes
+        // next on its connection could be either.
+        let close = client.session.is_leaving() || upload.is_held();
         let worker = &client.worker;
         let head = worker.date.with(worker.wheel.now(), |date| {
             let fields = |to: Sink<'_>| head::pass_back(&answer, edits, date, to);
-            front.begin(&line, client.session.is_leaving(), fields)
+            front.begin(&line, close, fields)
         });
         record.status(answer.status.as_u16());
         self.conn.begin_body(&answer, want.form);

@@ -22,6 +22,9 @@ use crate::timer::Deadline;
 /// Request body bytes kept for a replay, as they are on the wire.
 pub const REPLAY_BYTES: usize = 64 * 1024;
 
+/// Interim answers (1xx) that one request may get: nobody is to send them for ever.
+const INTERIM: usize = 64;
+
 /// The deadlines of one request.
 #[derive(Debug)]
 pub struct Clocks {
@@ -74,6 +77,8 @@ pub struct Upload {
     answered: bool,
     /// For the rest of a long body, once nothing of it is kept any more.
     bulk: Bulk,
+    /// Something of it has gone on since it was asked last.
+    moved: bool,
     attempt: Attempt,
 }
 
@@ -102,6 +107,7 @@ impl Upload {
             waits_for_client: false,
             answered: false,
             bulk: Bulk::new(pipes),
+            moved: false,
             attempt: Attempt::default(),
         }
     }
@@ -147,6 +153,7 @@ impl Upload {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(Ok(())) => {
                         self.attempt.wrote = true;
+                        self.moved = true;
                         if pending.is_empty() {
                             self.attempt.pending = None;
                         }
@@ -187,6 +194,7 @@ impl Upload {
         if moved > 0 {
             conn.count_sent(moved);
             front.session().into_iter().for_each(|session| session.count_received(moved as usize));
+            self.moved = true;
             self.waits_for_client = false;
             if !self.answered {
                 step.set(self.watch.response);
@@ -262,6 +270,11 @@ impl Upload {
         }
     }
 
+    /// The client still waits for 100 before it sends its body.
+    pub fn is_held(&self) -> bool {
+        self.held
+    }
+
     /// The answer has begun. From now on nothing is kept, and the deadline is the answer's.
     fn answered(&mut self) {
         self.answered = true;
@@ -270,7 +283,7 @@ impl Upload {
     }
 
     /// The whole request has reached the backend, so that its connection may carry another.
-    fn is_done(&self, front: &Front<'_>) -> bool {
+    pub fn is_done(&self, front: &Front<'_>) -> bool {
         front.is_body_ended() && self.attempt.pending.is_none() && !self.attempt.deaf
     }
 }
@@ -287,14 +300,23 @@ pub async fn ask(
     interim: impl Fn(&ResponseHead, Sink<'_>),
 ) -> Result<ResponseHead, Cause> {
     clocks.step.set(upload.watch.response);
+    let mut interims = 0;
     let answer = poll_fn(|cx| {
         // A client's fault ends it; that all was sent is no news.
         if let Poll::Ready(Err(cause)) = upload.poll(cx, front, conn, &clocks.step) {
             return Poll::Ready(Err(cause));
         }
         loop {
+            // One interim answer that the client does not take holds up the next.
+            if front.poll_flush(cx)?.is_pending() {
+                break;
+            }
             match conn.poll_head(cx, to_head, heads, front.buffers()) {
                 Poll::Ready(Ok(head)) if head.is_interim() => {
+                    interims += 1;
+                    if interims > INTERIM {
+                        return Poll::Ready(Err(Cause::Garbage));
+                    }
                     upload.held = false; // whatever it waited for
                     let (framing, told_length) = (Framing::None, None);
                     let reason = head.reason();
@@ -305,7 +327,7 @@ pub async fn ask(
                 Poll::Pending => break,
             }
         }
-        if front.poll_flush(cx)?.is_ready() && front.poll_gone(cx).is_ready() {
+        if front.poll_gone(cx).is_ready() {
             return Poll::Ready(Err(Cause::ClientGone));
         }
         clocks.poll(cx).map(|()| {
@@ -365,6 +387,7 @@ pub async fn relay(
             {
                 break Some(End::Gone);
             }
+            moved |= std::mem::take(&mut upload.moved);
             let queued = front.queued();
             let flushed = front.poll_flush(cx);
             moved |= front.queued() < queued;
@@ -403,16 +426,11 @@ pub async fn relay(
                 finished = true;
                 front.finish(conn.body().trailers());
             }
-            match (head.take(), piece) {
-                (Some(head), Some(mut first)) => {
-                    first.prepend(head.data());
-                    front.queue(first);
-                }
-                (Some(only), None) | (None, Some(only)) => front.queue(only),
-                (None, None) => {}
-            }
+            queue(front, head.take(), piece);
         };
-        if let Some(end) = end {
+        // Nothing is to be written to it just now, so only looking tells that it has gone.
+        let gone = || front.poll_gone(cx).is_ready().then_some(End::Gone);
+        if let Some(end) = end.or_else(gone) {
             step.clear();
             return Poll::Ready(end);
         }
@@ -452,6 +470,18 @@ fn poll_bulk(
         Ok(Moved::Short) | Err(splice::Broken::From) => Some(End::Truncated),
         Err(splice::Broken::To) => Some(End::Gone),
     })
+}
+
+/// The head and the first of the body go out together.
+fn queue(front: &mut Front<'_>, head: Option<Buffer>, piece: Option<Buffer>) {
+    match (head, piece) {
+        (Some(head), Some(mut first)) => {
+            first.prepend(head.data());
+            front.queue(first);
+        }
+        (Some(only), None) | (None, Some(only)) => front.queue(only),
+        (None, None) => {}
+    }
 }
 
 /// Frames a piece for a client that is to be told where the body ends.

@@ -21,6 +21,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 
 use super::front::{Line, Sink};
+use super::h1::chunked::is_trailer;
 use super::h1::client::Bounds;
 use super::h1::write;
 use super::head::{Framing, Heads, RequestHead, Version};
@@ -30,7 +31,7 @@ use crate::forward::buffers::Buffers;
 use crate::forward::session::Session;
 use crate::listen::ClientStream;
 use crate::outcome::Cause;
-use crate::route::fields::{Known, Store};
+use crate::route::fields::Store;
 use crate::timer::{Deadline, Wheel};
 
 /// Streams of one connection at once; what Envoy and nginx users are used to.
@@ -114,7 +115,7 @@ impl Stream {
         let Some(trailers) = trailers else { return piece.extend(write::LAST_CHUNK) };
         piece.extend(b"0\r\n");
         for (name, value) in &trailers {
-            if Known::of(name.as_str().as_bytes()) == Known::Other {
+            if is_trailer(name.as_str().as_bytes()) {
                 write::field(piece, name.as_str().as_bytes(), value.as_bytes());
             }
         }

@@ -15,6 +15,7 @@ mod raw;
 mod request;
 mod setup;
 mod wire;
+mod witness;
 
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,7 @@ pub use raw::{Blackhole, Head, RawBackend, RawPeer};
 pub use request::Ask;
 pub use setup::{Setup, setup};
 pub use wire::{Answer, Broken, Conn, get};
+pub use witness::{Got, Reply, Then, Witness, ok};
 
 /// How long a test waits for what should come at once: long enough for a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);

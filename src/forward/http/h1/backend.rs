@@ -70,6 +70,10 @@ impl BackendConn {
     /// Whether it may carry another request: the last exchange ended in good order, and nothing has
     /// come since, not even an end.
     pub fn is_ready(&self) -> bool {
+        // A task that has used up its turn is told that nothing has come, whatever has.
+        if !tokio::task::coop::has_budget_remaining() {
+            return self.is_live();
+        }
         let mut byte = [0];
         let mut byte = ReadBuf::new(&mut byte);
         let mut nobody = Context::from_waker(Waker::noop());

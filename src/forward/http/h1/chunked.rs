@@ -5,12 +5,13 @@
 
 use httparse::{EMPTY_HEADER, Status};
 
+use super::parse::LONGEST;
 use crate::route::fields::{Known, Store};
 
 /// Bytes of extensions that one body may have; nobody reads them, and nobody is to send them for ever.
 const EXTENSION_BYTES: usize = 16 * 1024;
 
-/// Digits of a chunk's size: 64 bits.
+/// Digits of a chunk's size: 64 bits, of which one is left out for whoever takes it for a sign.
 const DIGITS: u8 = 16;
 
 /// Bytes and fields of a trailer section.
@@ -141,7 +142,7 @@ impl Chunked {
                     self.state = State::Size { value, digits: digits + 1 };
                     return Ok(true);
                 }
-                if digits == 0 {
+                if digits == 0 || value > LONGEST {
                     return Err(BadChunk);
                 }
                 self.left = value;
@@ -242,7 +243,8 @@ fn pass(bytes: &mut [u8], to: &mut usize, at: usize, n: usize) {
     *to += n;
 }
 
-fn is_trailer(name: &[u8]) -> bool {
+/// Whether a field may stand in a trailer section.
+pub fn is_trailer(name: &[u8]) -> bool {
     const NEVER: [&str; 8] = [
         "authorization",
         "set-cookie",
@@ -376,6 +378,7 @@ mod tests {
             "1\r\nx0\r\n\r\n",
             "00000000000000001\r\nx\r\n0\r\n\r\n",
             "fffffffffffffffff\r\n",
+            "8000000000000000\r\n",
             "0\r\nX\r\n\r\n",
             "0\r\nX : y\r\n\r\n",
             "0\r\n X: y\r\n\r\n",

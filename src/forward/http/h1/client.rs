@@ -66,7 +66,7 @@ pub struct ClientConn {
     /// Of an answer, not written yet.
     output: Option<Buffer>,
     body: Body,
-    /// Something of the client's is there already: whether it has left cannot be seen past that.
+    /// Something was seen behind the request: whether the client has left cannot be seen past that.
     unseen: bool,
 }
 
@@ -152,7 +152,7 @@ impl ClientConn {
                 if input.is_empty() {
                     self.input = None;
                 }
-                self.unseen = self.input.is_some();
+                self.unseen = false;
                 Ok(Some(Next::Request(head)))
             }
         }
@@ -210,7 +210,7 @@ impl ClientConn {
     /// (FIN) is no leaving: it may wait for its answer.
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let ClientStream::Tcp(stream) = &self.stream else { return Poll::Pending };
-        if self.unseen || !self.body.is_ended() {
+        if self.unseen || self.input.is_some() || !self.body.is_ended() {
             return Poll::Pending;
         }
         let mut byte = [0];

@@ -29,6 +29,9 @@ impl Limits {
     pub const RESPONSE: Limits = Limits { bytes: 64 * 1024, fields: 256 };
 }
 
+/// The longest body, and the largest chunk.
+pub const LONGEST: u64 = i64::MAX as u64;
+
 /// Fields for which there is room on the stack.
 const USUAL_FIELDS: usize = 128;
 
@@ -62,6 +65,9 @@ pub fn request(bytes: &[u8], limits: Limits, heads: &Heads) -> Read<RequestHead>
         let (authority, target) = split_target(&method, target)?;
         let version = if minor == 0 { Version::Http10 } else { Version::Http11 };
         let store = store(head, parsed.headers, heads);
+        if names_too_many(store.fields(), limits) {
+            return Err(Cause::HeadTooLarge);
+        }
         let connection = Connection::of(store.fields());
         let keep_alive = !connection.close && (version == Version::Http11 || connection.keep_alive);
         let framing = request_framing(store.fields(), version)?;
@@ -95,6 +101,11 @@ pub fn request(bytes: &[u8], limits: Limits, heads: &Heads) -> Read<RequestHead>
 /// Reads the head of an answer from the start of `bytes`; `to_head`: the request was a HEAD.
 pub fn response(bytes: &[u8], to_head: bool, heads: &Heads) -> Read<ResponseHead> {
     let limits = Limits::RESPONSE;
+    // An empty line before it is put up with in requests only (RFC 9112 2.2): here it may be what is
+    // left of a body that was longer than it said.
+    if bytes.first().is_some_and(|&first| first != b'H') {
+        return Err(Cause::Garbage);
+    }
     with_room(limits.fields, |room| {
         let mut parsed = Response::new(&mut []);
         let config = ParserConfig::default();
@@ -115,6 +126,9 @@ pub fn response(bytes: &[u8], to_head: bool, heads: &Heads) -> Read<ResponseHead
         }
         let status = StatusCode::from_u16(code).map_err(|_| Cause::Garbage)?;
         let store = store(head, parsed.headers, heads);
+        if names_too_many(store.fields(), limits) {
+            return Err(Cause::Garbage);
+        }
         let connection = Connection::of(store.fields());
         let asked = !connection.close && (minor == 1 || connection.keep_alive);
         drop(connection);
@@ -129,13 +143,26 @@ pub fn response(bytes: &[u8], to_head: bool, heads: &Heads) -> Read<ResponseHead
 }
 
 /// Whether a head that was looked at in vain when it had `tried` bytes may be whole now, or can be seen
-/// to be wrong: when it ends, has doubled, or is too long. So a head that comes byte by byte costs
-/// twice its length to read, not its square.
+/// to be wrong: when it or its first line ends, a line ends as none may, or it has doubled or is too
+/// long. So a head that comes byte by byte costs a few times its length to read, not its square.
 pub fn is_worth_trying(bytes: &[u8], tried: usize, limits: Limits) -> bool {
-    let new = &bytes[tried.saturating_sub(3).min(bytes.len())..];
-    bytes.len() >= 2 * tried
-        || bytes.len() >= limits.bytes
-        || memchr::memmem::find(new, b"\r\n\r\n").is_some()
+    if bytes.len() >= 2 * tried || bytes.len() >= limits.bytes {
+        return true;
+    }
+    // A CR that was the last byte so far is judged by what came after it.
+    let new = tried - 1;
+    memchr::memchr2_iter(b'\r', b'\n', &bytes[new..]).any(|at| {
+        let at = new + at;
+        match bytes[at] {
+            b'\r' => bytes.get(at + 1).is_some_and(|&next| next != b'\n'),
+            _ if at < tried => false,
+            _ => {
+                !bytes[..at].ends_with(b"\r")
+                    || bytes[..at].ends_with(b"\r\n\r")
+                    || memchr::memchr(b'\n', &bytes[..at]).is_none()
+            }
+        }
+    })
 }
 
 /// Calls `work` with room for so many fields, on the stack where that is enough.
@@ -171,6 +198,11 @@ fn too_large(bytes: &[u8], limits: Limits) -> Cause {
         true => Cause::HeadTooLarge,
         false => Cause::TargetTooLong,
     }
+}
+
+/// Whether Connection names more fields than there may be: each name is compared with each field.
+fn names_too_many(fields: Fields<'_>, limits: Limits) -> bool {
+    fields.members_of(Known::Connection).nth(limits.fields).is_some()
 }
 
 /// The authority and the path with its query (RFC 9112 3.2). What they hold is judged where they are
@@ -210,18 +242,21 @@ fn response_framing(
 ) -> Result<(Framing, bool), Cause> {
     let chunked = is_chunked(fields).ok_or(Cause::Garbage)?;
     let length = content_length(fields).ok_or(Cause::Garbage)?;
-    if chunked && minor == 0 {
+    // RFC 9112 6.1 and 6.3: to be handled as an error, whatever counts then.
+    if chunked && (minor == 0 || length.is_some()) {
         return Err(Cause::Garbage);
     }
-    let never = status.is_informational() || status == StatusCode::NO_CONTENT;
-    if never || to_head || status == StatusCode::NOT_MODIFIED {
-        // These have no body whatever they say; one that announces it may yet send it.
-        let sound = !never || !chunked && length.unwrap_or(0) == 0;
-        return Ok((Framing::None, sound));
+    let announces = chunked || length.is_some_and(|length| length > 0);
+    if status.is_informational() && announces {
+        return Err(Cause::Garbage); // what follows is a body to some, the next head to others
+    }
+    // These have no body whatever they say; one that announces it may yet send it.
+    let no_content = status == StatusCode::NO_CONTENT;
+    if to_head || no_content || status.is_informational() || status == StatusCode::NOT_MODIFIED {
+        return Ok((Framing::None, !(no_content && announces)));
     }
     Ok(match (chunked, length) {
-        // RFC 9112 6.1: the coding counts, and the connection is closed after it.
-        (true, length) => (Framing::Chunked, length.is_none()),
+        (true, _) => (Framing::Chunked, true),
         (false, Some(length)) => (Framing::Length(length), true),
         (false, None) => (Framing::UntilClose, true),
     })
@@ -238,12 +273,13 @@ fn is_chunked(fields: Fields<'_>) -> Option<bool> {
     }
 }
 
-/// The Content-Length, if there is one; `None`: it is said twice or is no number.
+/// The Content-Length, if there is one; `None`: it is said twice or is no number. One that is negative
+/// to whoever counts in signed integers is none.
 fn content_length(fields: Fields<'_>) -> Option<Option<u64>> {
     let mut lengths = fields.of(Known::ContentLength);
     match (lengths.next(), lengths.next()) {
         (None, _) => Some(None),
-        (Some(length), None) => number(length).map(Some),
+        (Some(length), None) => number(length).filter(|&length| length <= LONGEST).map(Some),
         _ => None,
     }
 }
@@ -287,8 +323,9 @@ mod tests {
             ("1.1", "", Some(Nothing)),
             ("1.1", "Content-Length: 0\r\n", Some(Length(0))),
             ("1.0", "content-length: 007\r\n", Some(Length(7))),
-            ("1.1", "Content-Length: 18446744073709551615\r\n", Some(Length(u64::MAX))),
+            ("1.1", "Content-Length: 9223372036854775807\r\n", Some(Length(LONGEST))),
             ("1.1", "Transfer-Encoding: CHUNKED\r\n", Some(Chunked)),
+            ("1.1", "Content-Length: 9223372036854775808\r\n", None),
             ("1.1", "Content-Length: 18446744073709551616\r\n", None),
             ("1.1", "Content-Length: 5\r\nContent-Length: 5\r\n", None),
             ("1.1", "Content-Length: 5, 5\r\n", None),
@@ -381,6 +418,25 @@ mod tests {
         assert!((tried, tries) == (text.len(), 8), "{tries} tries");
     }
 
+    #[test]
+    fn what_is_wrong_in_how_lines_end_is_seen_wherever_it_is_cut() {
+        for text in [
+            "GET /path\r\n",
+            "GET /path HTTP/1.1\n",
+            "GET /path HTTP/1.1\r\nHost: x\n",
+            "GET /path HTTP/1.1\r\nHost: x\r\n\n",
+            "GET /path HTTP/1.1\r\nHost: x\rX",
+            "GET /path HTTP/1.1\r\nHost: x\r\r",
+        ] {
+            for cut in 1..text.len() {
+                // Looked at in vain, if it was; and at the latest now it is wrong.
+                let wrong = ask(&text[..cut]).is_err();
+                assert!(wrong || is_worth_trying(text.as_bytes(), cut, LIMITS), "{text:?} {cut}");
+                assert_eq!(ask(text).unwrap_err(), Cause::BadRequest, "{text:?}");
+            }
+        }
+    }
+
     fn answered(text: &str, to_head: bool) -> Result<(Framing, bool), Cause> {
         let read = response(text.as_bytes(), to_head, &Heads::default())?;
         let (head, length) = read.expect(text);
@@ -403,8 +459,12 @@ mod tests {
             ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n", Ok((Chunked, true))),
             (
                 "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n",
-                Ok((Chunked, false)),
+                Err(Cause::Garbage),
             ),
+            ("HTTP/1.1 103 Early\r\nContent-Length: 5\r\n", Err(Cause::Garbage)),
+            ("HTTP/1.1 100 Go\r\nTransfer-Encoding: chunked\r\n", Err(Cause::Garbage)),
+            ("HTTP/1.1 100 Go\r\nContent-Length: 0\r\n", Ok((Nothing, true))),
+            ("\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n", Err(Cause::Garbage)),
             ("HTTP/1.1 204 No\r\n", Ok((Nothing, true))),
             ("HTTP/1.1 204 No\r\nContent-Length: 5\r\n", Ok((Nothing, false))),
             ("HTTP/1.1 204 No\r\nTransfer-Encoding: chunked\r\n", Ok((Nothing, false))),
