@@ -12,8 +12,9 @@ use super::decide::Plan;
 use super::head::{self, Rules};
 use crate::forward::buffer::Buffer;
 use crate::forward::connect::connect;
-use crate::forward::http::exchange::{self, Clocks, Upload};
+use crate::forward::http::exchange::{self, Clocks};
 use crate::forward::http::head::{RequestHead, ResponseHead};
+use crate::forward::http::upload::Upload;
 use crate::forward::http::{BackendConn, Front};
 use crate::outcome::{self, Cause, Sent};
 use crate::pool::Lease;
@@ -89,7 +90,7 @@ impl Attempt<'_> {
         let Clocks { step, overall } = self.clocks;
         let connecting = step.within(self.plan.timeouts.connect, connecting);
         let connected = match overall {
-            Some(overall) => overall.bound(connecting).await.flatten(),
+            Some(overall) => overall.bound(connecting).await.unwrap_or(Err(Elapsed)),
             None => connecting.await,
         };
         let stream = match connected {

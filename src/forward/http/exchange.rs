@@ -1,10 +1,11 @@
 //! One exchange with a backend, both ways at once: the request's body up, the answer's body down.
 //!
-//! [`Upload`] outlives an attempt: it keeps, up to a bound, what was read of the client, so that another
-//! backend can be sent the same. Nothing here decides whether that may be.
+//! [`ask`] sends a request and waits for the head of its answer, [`relay`] passes the answer on while
+//! the rest of the request goes up. Both poll their deadlines where they wait: nothing is wrapped around
+//! them. Whether a failed request may be sent again is not decided here.
 
 use std::future::poll_fn;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::bulk::{Bulk, Moved};
@@ -13,14 +14,12 @@ use super::h1::backend::BackendConn;
 use super::h1::body::Broken;
 use super::h1::write;
 use super::head::{Framing, Heads, ResponseHead};
+use super::upload::Upload;
 use crate::forward::buffer::Buffer;
 use crate::forward::buffers::Buffers;
-use crate::forward::splice::{self, Pipes};
-use crate::outcome::{Cause, Sent};
+use crate::forward::splice;
+use crate::outcome::Cause;
 use crate::timer::Deadline;
-
-/// Request body bytes kept for a replay, as they are on the wire.
-pub const REPLAY_BYTES: usize = 64 * 1024;
 
 /// Interim answers (1xx) that one request may get: nobody is to send them for ever.
 const INTERIM: usize = 64;
@@ -53,241 +52,6 @@ impl Clocks {
     }
 }
 
-/// How a request is timed until its answer begins.
-#[derive(Clone, Copy, Debug)]
-pub struct Watch {
-    /// Longest silence of the client.
-    pub client_body: Duration,
-    /// From the last byte that went out, the backend's time runs.
-    pub response: Duration,
-}
-
-/// A request's body, whatever attempt it goes out with.
-#[derive(Debug)]
-pub struct Upload {
-    watch: Watch,
-    kept: Vec<u8>,
-    /// More was read than is kept.
-    lost: bool,
-    /// The client waits for 100 before it sends: its silence is the backend's doing.
-    held: bool,
-    /// Whose silence it is when the deadline comes.
-    waits_for_client: bool,
-    /// The answer has begun: nothing is sent again, and its own silence is what is timed.
-    answered: bool,
-    /// For the rest of a long body, once nothing of it is kept any more.
-    bulk: Bulk,
-    /// Something of it has gone on since it was asked last.
-    moved: bool,
-    attempt: Attempt,
-}
-
-/// How far one attempt has come.
-#[derive(Debug, Default)]
-struct Attempt {
-    /// Bytes to be written next, the head first.
-    pending: Option<Buffer>,
-    /// Kept bytes that it has taken again.
-    replayed: usize,
-    /// The first of the body was looked for, to go out with the head.
-    joined: bool,
-    /// Something was written.
-    wrote: bool,
-    /// The backend takes no more.
-    deaf: bool,
-}
-
-impl Upload {
-    pub fn new(watch: Watch, held: bool, pipes: &Pipes) -> Upload {
-        Upload {
-            watch,
-            kept: Vec::new(),
-            lost: false,
-            held,
-            waits_for_client: false,
-            answered: false,
-            bulk: Bulk::new(pipes),
-            moved: false,
-            attempt: Attempt::default(),
-        }
-    }
-
-    /// Begins an attempt with this head. Only right while `sent` does not say `Lost`.
-    pub fn begin(&mut self, head: Buffer) {
-        self.attempt = Attempt { pending: Some(head), ..Attempt::default() };
-    }
-
-    /// What a failed attempt has used up of this request.
-    pub fn sent(&self) -> Sent {
-        match (self.attempt.wrote, self.lost) {
-            (_, true) => Sent::Lost,
-            (false, false) => Sent::Nothing,
-            (true, false) => Sent::Replayable,
-        }
-    }
-
-    /// Writes what there is to write; ready when the body is whole at the backend.
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        front: &mut Front<'_>,
-        conn: &mut BackendConn,
-        step: &Deadline,
-    ) -> Poll<Result<(), Cause>> {
-        loop {
-            if self.attempt.deaf {
-                return Poll::Pending; // the answer, or its end, will tell
-            }
-            if let Some(pending) = &mut self.attempt.pending {
-                if !self.attempt.joined {
-                    self.attempt.joined = true;
-                    if let Poll::Ready(Some(mut first)) = self.poll_more(cx, front, step)? {
-                        if let Some(head) = self.attempt.pending.take() {
-                            first.prepend(head.data());
-                        }
-                        self.attempt.pending = Some(first);
-                    }
-                    continue;
-                }
-                match conn.poll_write(cx, pending) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Ok(())) => {
-                        self.attempt.wrote = true;
-                        self.moved = true;
-                        if pending.is_empty() {
-                            self.attempt.pending = None;
-                        }
-                    }
-                    // A backend that answers early and closes resets what we go on sending. What it said
-                    // before is still there to be read, and the read side will tell the end.
-                    Poll::Ready(Err(_)) => self.attempt.deaf = true,
-                }
-                continue;
-            }
-            if self.lost || self.answered {
-                match self.poll_bulk(cx, front, conn, step) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(moved) => moved?,
-                }
-            }
-            match self.poll_more(cx, front, step)? {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(None) => return Poll::Ready(Ok(())),
-                Poll::Ready(piece) => self.attempt.pending = piece,
-            }
-        }
-    }
-
-    /// The rest of a long body, which is not kept for another attempt.
-    fn poll_bulk(
-        &mut self,
-        cx: &mut Context<'_>,
-        front: &mut Front<'_>,
-        conn: &BackendConn,
-        step: &Deadline,
-    ) -> Poll<Result<(), Cause>> {
-        let (Some(source), Some(to)) = (front.bulk_source(), conn.plain()) else {
-            return Poll::Ready(Ok(()));
-        };
-        let mut moved = 0;
-        let polled = self.bulk.poll(cx, source, to, |n| moved = n);
-        if moved > 0 {
-            conn.count_sent(moved);
-            front.session().into_iter().for_each(|session| session.count_received(moved as usize));
-            self.moved = true;
-            self.waits_for_client = false;
-            if !self.answered {
-                step.set(self.watch.response);
-            }
-        }
-        if polled.is_pending() && !self.bulk.holds_bytes() {
-            self.wait_for_client(step);
-        }
-        match ready!(polled) {
-            Ok(Moved::CopyNext) => Poll::Ready(Ok(())),
-            Ok(Moved::Short) | Err(splice::Broken::From) => Poll::Ready(Err(Cause::ClientGone)),
-            Err(splice::Broken::To) => {
-                self.attempt.deaf = true;
-                Poll::Pending // the answer, or its end, will tell
-            }
-        }
-    }
-
-    /// The next bytes of the body: those that an earlier attempt has read, then the client's.
-    fn poll_more(
-        &mut self,
-        cx: &mut Context<'_>,
-        front: &mut Front<'_>,
-        step: &Deadline,
-    ) -> Result<Poll<Option<Buffer>>, Cause> {
-        let again = &self.kept[self.attempt.replayed..];
-        if !again.is_empty() {
-            let mut piece = Buffer::borrow(front.buffers());
-            piece.extend(again);
-            self.attempt.replayed = self.kept.len();
-            return Ok(Poll::Ready(Some(piece)));
-        }
-        if front.is_body_ended() {
-            return Ok(Poll::Ready(None));
-        }
-        let piece = match front.poll_body(cx) {
-            Poll::Ready(piece) => piece?,
-            Poll::Pending => {
-                self.wait_for_client(step);
-                return Ok(Poll::Pending);
-            }
-        };
-        self.held = false;
-        self.waits_for_client = false;
-        if !self.answered {
-            step.set(self.watch.response);
-        }
-        if let Some(piece) = &piece {
-            self.keep(piece.data());
-        }
-        Ok(Poll::Ready(piece))
-    }
-
-    /// The client's silence begins, if it is one that it can help.
-    fn wait_for_client(&mut self, step: &Deadline) {
-        let known = std::mem::replace(&mut self.waits_for_client, !self.held);
-        if !self.held && !known && !self.answered {
-            step.set(self.watch.client_body);
-        }
-    }
-
-    fn keep(&mut self, piece: &[u8]) {
-        if self.lost {
-            return;
-        }
-        if self.answered || self.kept.len() + piece.len() > REPLAY_BYTES {
-            self.lost = true;
-            self.kept = Vec::new();
-            self.attempt.replayed = 0;
-        } else {
-            self.kept.extend_from_slice(piece);
-            self.attempt.replayed = self.kept.len();
-        }
-    }
-
-    /// The client still waits for 100 before it sends its body.
-    pub fn is_held(&self) -> bool {
-        self.held
-    }
-
-    /// The answer has begun. From now on nothing is kept, and the deadline is the answer's.
-    fn answered(&mut self) {
-        self.answered = true;
-        self.kept = Vec::new();
-        self.attempt.replayed = 0;
-    }
-
-    /// The whole request has reached the backend, so that its connection may carry another.
-    pub fn is_done(&self, front: &Front<'_>) -> bool {
-        front.is_body_ended() && self.attempt.pending.is_none() && !self.attempt.deaf
-    }
-}
-
 /// Sends a request and waits for the head of its answer; interim ones are passed on on the way, their
 /// fields as `interim` writes them.
 pub async fn ask(
@@ -299,7 +63,7 @@ pub async fn ask(
     to_head: bool,
     interim: impl Fn(&ResponseHead, Sink<'_>),
 ) -> Result<ResponseHead, Cause> {
-    clocks.step.set(upload.watch.response);
+    clocks.step.set(upload.watch().response);
     let mut interims = 0;
     let answer = poll_fn(|cx| {
         // A client's fault ends it; that all was sent is no news.
@@ -317,7 +81,7 @@ pub async fn ask(
                     if interims > INTERIM {
                         return Poll::Ready(Err(Cause::Garbage));
                     }
-                    upload.held = false; // whatever it waited for
+                    upload.released();
                     let (framing, told_length) = (Framing::None, None);
                     let reason = head.reason();
                     let line = Line { status: head.status, reason, framing, told_length };
@@ -331,7 +95,7 @@ pub async fn ask(
             return Poll::Ready(Err(Cause::ClientGone));
         }
         clocks.poll(cx).map(|()| {
-            Err(if upload.waits_for_client { Cause::ClientTimeout } else { Cause::Timeout })
+            Err(if upload.waits_for_client() { Cause::ClientTimeout } else { Cause::Timeout })
         })
     })
     .await;
@@ -377,7 +141,7 @@ pub async fn relay(
 ) -> End {
     upload.answered();
     let step = &clocks.step;
-    let mut bulk = upload.bulk.another();
+    let mut bulk = upload.another_bulk();
     let mut finished = false;
     poll_fn(|cx| {
         let mut moved = false;
@@ -387,7 +151,7 @@ pub async fn relay(
             {
                 break Some(End::Gone);
             }
-            moved |= std::mem::take(&mut upload.moved);
+            moved |= upload.has_moved();
             let queued = front.queued();
             let flushed = front.poll_flush(cx);
             moved |= front.queued() < queued;

@@ -17,6 +17,7 @@ pub mod h2;
 pub mod head;
 pub mod idle;
 pub mod io;
+pub mod upload;
 
 pub use front::{Front, Sink};
 pub use h1::backend::BackendConn;
