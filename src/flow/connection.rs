@@ -315,3 +315,29 @@ async fn relay(
     let relay = tcp::relay(stream, backend, buffers, pipes, &session.deadline, idle, count);
     session.unless_cut(relay).await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forward::http::head::RequestHead;
+
+    fn size<A, B, C, F>(_of: impl FnOnce(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    fn size_of_story<'a, F>(
+        _of: impl FnOnce(Rc<Client>, Front<'a>, RequestHead, Deadline) -> F,
+    ) -> usize {
+        size_of::<F>()
+    }
+
+    /// What an idle connection costs, and a request in progress. Whoever makes these grow should know
+    /// that tens of thousands are held at once.
+    #[test]
+    fn connections_and_requests_stay_small() {
+        let (idle, story) = (size(http), size_of_story(request::serve));
+        assert!(idle <= 352, "an idle HTTP connection's task: {idle} bytes");
+        assert!(story <= 1536, "a request's story: {story} bytes");
+        assert!(size_of::<ClientConn>() <= 192, "{}", size_of::<ClientConn>());
+    }
+}

@@ -89,11 +89,26 @@ pub struct Field<'a> {
 pub struct Fields<'a> {
     bytes: &'a [u8],
     spans: &'a [Span],
+    present: Present,
+}
+
+/// The kinds of fields that a head has: most of what is asked for is not there, and need not be sought.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Present(u32);
+
+impl Present {
+    fn add(&mut self, known: Known) {
+        self.0 |= 1 << known as u32;
+    }
+
+    fn has(self, known: Known) -> bool {
+        self.0 & (1 << known as u32) != 0
+    }
 }
 
 impl Span {
     /// `name` and `value` are slices of `bytes`; so a head of 4 GiB and more has no place here.
-    pub fn new(bytes: &[u8], name: &[u8], value: &[u8]) -> Span {
+    fn new(bytes: &[u8], name: &[u8], value: &[u8]) -> Span {
         let place = |part: &[u8]| (part.as_ptr() as usize).wrapping_sub(bytes.as_ptr() as usize);
         Span {
             name_at: place(name) as u32,
@@ -106,9 +121,13 @@ impl Span {
 }
 
 impl<'a> Fields<'a> {
-    /// `spans` were made of these bytes, or of others that these are a copy of.
-    pub fn new(bytes: &'a [u8], spans: &'a [Span]) -> Fields<'a> {
-        Fields { bytes, spans }
+    pub fn none() -> Fields<'a> {
+        Fields { bytes: &[], spans: &[], present: Present::default() }
+    }
+
+    /// Whether there is one of this kind.
+    pub fn has(self, known: Known) -> bool {
+        self.present.has(known)
     }
 
     pub fn len(self) -> usize {
@@ -136,7 +155,9 @@ impl<'a> Fields<'a> {
 
     /// The values of all fields of this kind.
     pub fn of(self, known: Known) -> impl Iterator<Item = &'a [u8]> {
-        self.iter().filter(move |field| field.known == known).map(|field| field.value)
+        let spans = if self.has(known) { self.spans } else { &[] };
+        let all = Fields { spans, ..self };
+        all.iter().filter(move |field| field.known == known).map(|field| field.value)
     }
 
     /// The members of all fields of this kind, as of one comma-separated list (RFC 9110 5.6.1).
@@ -168,17 +189,30 @@ impl fmt::Debug for Fields<'_> {
 #[derive(Clone, Debug, Default)]
 pub struct Store {
     pub bytes: Vec<u8>,
-    pub spans: Vec<Span>,
+    spans: Vec<Span>,
+    present: Present,
 }
 
 impl Store {
     pub fn fields(&self) -> Fields<'_> {
-        Fields::new(&self.bytes, &self.spans)
+        Fields { bytes: &self.bytes, spans: &self.spans, present: self.present }
     }
 
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.spans.clear();
+        self.present = Present::default();
+    }
+
+    /// Takes over a head's bytes, with the names and values that are slices of them.
+    pub fn fill<'b>(&mut self, head: &'b [u8], fields: impl Iterator<Item = (&'b [u8], &'b [u8])>) {
+        self.clear();
+        self.bytes.extend_from_slice(head);
+        for (name, value) in fields {
+            let span = Span::new(head, name, value);
+            self.present.add(span.known);
+            self.spans.push(span);
+        }
     }
 
     /// Appends a field.
@@ -186,12 +220,14 @@ impl Store {
         let at = self.bytes.len() as u32;
         self.bytes.extend_from_slice(name);
         self.bytes.extend_from_slice(value);
+        let known = Known::of(name);
+        self.present.add(known);
         self.spans.push(Span {
             name_at: at,
             name_len: name.len() as u32,
             value_at: at + name.len() as u32,
             value_len: value.len() as u32,
-            known: Known::of(name),
+            known,
         });
     }
 }
@@ -231,7 +267,8 @@ mod tests {
         assert_eq!(fields.members_of(Known::Connection).collect::<Vec<_>>(), [b"a", b"b"]);
         assert_eq!((fields.len(), fields.of(Known::Host).count()), (4, 0));
         let text = b"Name: value";
-        let spans = [Span::new(text, &text[..4], &text[6..])];
-        assert_eq!(format!("{:?}", Fields::new(text, &spans)), "[Name: value]");
+        store.fill(text, [(&text[..4], &text[6..])].into_iter());
+        assert_eq!(format!("{:?}", store.fields()), "[Name: value]");
+        assert!(!store.fields().has(Known::Te) && store.fields().has(Known::Other));
     }
 }

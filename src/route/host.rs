@@ -37,10 +37,10 @@ pub fn normalise(host: &str) -> Result<Cow<'_, str>, BadHost> {
         }
         literal
     } else {
-        let name = match host.split_once(':') {
-            Some((name, port)) => {
-                check_port(port)?;
-                name
+        let name = match memchr::memchr(b':', host.as_bytes()) {
+            Some(colon) => {
+                check_port(&host[colon + 1..])?;
+                &host[..colon]
             }
             None => host,
         };

@@ -85,10 +85,10 @@ impl Paths {
     fn candidates(&self, path: &str, see: &mut impl FnMut(&[usize])) {
         let mut node = self;
         see(&node.below);
+        if self.next.is_empty() && path.starts_with('/') {
+            return; // nothing is told apart by the path
+        }
         for segment in segments(path).take(DEPTH) {
-            if node.next.is_empty() {
-                return; // nothing below is told apart
-            }
             match node.next.get(segment) {
                 Some(next) => node = next,
                 None => return,

@@ -19,7 +19,7 @@ const LEVELS: [(&str, LogLevel); 5] = [
 ];
 const FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 
-/// hyper's read buffer begins at 8 KiB; beyond 1 MiB a head is an attack.
+/// A browser's cookies alone may take 4 KiB; beyond 1 MiB a head is an attack.
 const REQUEST_HEAD: std::ops::RangeInclusive<u64> = 8 * 1024..=1024 * 1024;
 
 pub fn config(cx: &mut Cx<'_>, value: Value) -> Option<Config> {

@@ -147,6 +147,9 @@ impl RequestHead {
     }
 
     fn text(&self, range: &Range<u32>) -> &str {
+        if range.is_empty() {
+            return ""; // the usual authority
+        }
         let bytes = &self.store.bytes[range.start as usize..range.end as usize];
         // Both readers of heads take their ranges from text.
         std::str::from_utf8(bytes).unwrap_or("")

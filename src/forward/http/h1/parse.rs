@@ -14,7 +14,7 @@ use crate::forward::http::head::{
 };
 use crate::outcome::Cause;
 use crate::route::Fields;
-use crate::route::fields::{Known, Span};
+use crate::route::fields::Known;
 use crate::route::headers::Connection;
 
 /// The most that a head may have.
@@ -180,9 +180,7 @@ fn with_room<'b, T>(fields: usize, work: impl FnOnce(&mut [MaybeUninit<Header<'b
 /// A copy of the head with the places of its fields.
 fn store(head: &[u8], fields: &[Header<'_>], heads: &Heads) -> Loan {
     let mut store = heads.borrow();
-    store.bytes.extend_from_slice(head);
-    let spans = fields.iter().map(|f| Span::new(head, f.name.as_bytes(), f.value));
-    store.spans.extend(spans);
+    store.fill(head, fields.iter().map(|field| (field.name.as_bytes(), field.value)));
     store
 }
 
