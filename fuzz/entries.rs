@@ -51,14 +51,16 @@ enum Head {
     Answer(ResponseHead),
 }
 
+/// A message whose body is being read: a reader for each form of the output, and the chunks so far.
+type Current = (Message, Framing, Box<[Chunked; 2]>, Vec<u8>);
+
 struct Reader {
     role: Role,
     heads: Heads,
     pending: Vec<u8>,
     tried: usize,
     used: usize,
-    /// A head whose body is being read: its framing, and a reader for each form of the output.
-    current: Option<(Message, Framing, Box<[Chunked; 2]>, Vec<u8>)>,
+    current: Option<Current>,
     messages: Vec<Message>,
     bad: Option<End>,
 }
