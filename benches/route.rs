@@ -94,10 +94,10 @@ fn normalise(c: &mut Criterion) {
     group.bench_function("host in mixed case", |b| {
         b.iter(|| host::normalise(black_box("WWW.Example.com:8080")));
     });
-    let (original, path) = ("/api/v1/users/42/avatar?size=large", "/api/v1/users/42/avatar");
+    let path = "/api/v1/users/42/avatar";
     let rule = Default::default();
     group.bench_function("rewrite that changes nothing", |b| {
-        b.iter(|| rewrite::apply(&rule, black_box(original), path).is_ok());
+        b.iter(|| rewrite::apply(&rule, black_box((path, Some("size=large"))), path).is_ok());
     });
 }
 

@@ -13,14 +13,15 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
 use crate::admin;
 use crate::config::LoadError;
 use crate::config::model::{BindAddr, Config, Name};
 use crate::config::units::show_duration;
-use crate::flow::thread::{self, Command};
+use crate::flow::arrivals::Arrival;
+use crate::flow::thread::{self, Command, Inbox};
 use crate::flow::worker::Shared;
 use crate::health::task::Health;
 use crate::lifecycle::phase::Phase;
@@ -104,10 +105,14 @@ impl App {
         let admin_socket = TcpListener::bind(admin_addr).await.map_err(fail)?;
         let admin = admin_socket.local_addr().map_err(fail)?;
         let current = publish::nothing(before(&config));
-        let shared = Shared { current: current.clone(), status, gate, epoch: Instant::now() };
+        let (doors, arrivals): (Vec<_>, Vec<_>) =
+            (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
+        let doors = doors.into();
+        let epoch = Instant::now();
+        let shared = Shared { current: current.clone(), status, gate, doors, epoch };
         let context = admin::Context::new(current.clone(), shared.status.clone());
         tokio::task::spawn_local(admin::serve(admin_socket, Rc::new(context)));
-        let (commands, threads, ended) = spawn_workers(&shared, workers)?;
+        let (commands, threads, ended) = spawn_workers(&shared, arrivals).await?;
         let mut applier = Applier {
             source: options.source,
             current: current.clone(),
@@ -275,22 +280,28 @@ fn before(config: &Config) -> Config {
 
 type Workers = (Vec<mpsc::UnboundedSender<Command>>, Vec<JoinHandle<()>>, mpsc::Receiver<()>);
 
-fn spawn_workers(shared: &Shared, workers: usize) -> Result<Workers, StartError> {
+/// A worker for each of these; returns when all of them run.
+async fn spawn_workers(
+    shared: &Shared,
+    arrivals: Vec<mpsc::UnboundedReceiver<Arrival>>,
+) -> Result<Workers, StartError> {
     let (running, ended) = mpsc::channel(1);
     let mut senders = Vec::new();
     let mut threads = Vec::new();
-    for id in 0..workers {
+    for (id, arrivals) in arrivals.into_iter().enumerate() {
         let (sender, commands) = mpsc::unbounded_channel();
+        let inbox = Inbox { commands, arrivals };
+        let (starting, started) = oneshot::channel();
         let (shared, running) = (shared.clone(), running.clone());
         let thread = std::thread::Builder::new()
             .name(format!("worker-{id}"))
             .spawn(move || {
                 let _running = running;
-                if let Err(error) = thread::run(id, shared, commands) {
-                    tracing::error!(id, %error, "a data worker could not start");
-                }
+                thread::run(id, shared, inbox, starting);
             })
             .map_err(StartError::Worker)?;
+        let gone = |_| Err(io::Error::other("it has ended"));
+        started.await.unwrap_or_else(gone).map_err(StartError::Worker)?;
         senders.push(sender);
         threads.push(thread);
     }

@@ -1,11 +1,11 @@
-"""Reads what a process has used, and what wrk saw. Knows nothing of the products."""
+"""Reads what a process has used while it was asked. Knows nothing of the products."""
 
 import os
-import re
 import resource
-import subprocess
 import time
 from dataclasses import dataclass
+
+import load
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -24,7 +24,7 @@ class Usage:
 class Round:
     """One product under load for a few seconds."""
 
-    requests: int
+    requests: float
     per_second: float
     p99_millis: float
     user_micros: float  # per request
@@ -58,11 +58,11 @@ def descendants(pid):
     return found
 
 
-def run_round(pid, backend_pid, url, connections, seconds, cpus):
-    """Loads `url` by wrk on the second CPU; charges what `pid` used meanwhile to the requests."""
+def run_round(pid, backend_pid, url, workload, seconds, cpus):
+    """Loads `url` from the second CPU; charges what `pid` used meanwhile to the requests."""
     before, all_before = usage(pid), user_seconds(cpus)
     known_before = before.user + usage(backend_pid).user + children_user_seconds()
-    seen = wrk(url, connections, seconds, cpus[1])
+    seen = load.load(url, workload, seconds, cpus[1])
     after, all_after = usage(pid), user_seconds(cpus)
     known_after = after.user + usage(backend_pid).user + children_user_seconds()
     micros = 1e6 / seen.requests
@@ -75,6 +75,30 @@ def run_round(pid, backend_pid, url, connections, seconds, cpus):
         kernel_micros=(after.kernel - before.kernel) * micros,
         resident=after.resident,
         foreign=max(0.0, foreign / seen.seconds),
+    )
+
+
+def run_window(pid, backend, client_pid, seconds, cpus):
+    """The same under a load that runs already; the backend counts the requests."""
+    def known():
+        return sum(usage(each).user for each in (pid, backend.process.pid, client_pid))
+
+    requests, begin = backend.requests(), time.monotonic()
+    before, known_before, all_before = usage(pid), known(), user_seconds(cpus)
+    time.sleep(seconds)
+    after, known_after, all_after = usage(pid), known(), user_seconds(cpus)
+    requests, took = backend.requests() - requests - 1, time.monotonic() - begin
+    if requests < 1:
+        raise RuntimeError("no request came through")
+    foreign = (all_after - all_before) - (known_after - known_before)
+    return Round(
+        requests=requests,
+        per_second=requests / took,
+        p99_millis=float("nan"),
+        user_micros=(after.user - before.user) * 1e6 / requests,
+        kernel_micros=(after.kernel - before.kernel) * 1e6 / requests,
+        resident=after.resident,
+        foreign=max(0.0, foreign / took),
     )
 
 
@@ -99,30 +123,26 @@ def user_seconds(cpus):
 
 
 def children_user_seconds():
-    """Of children that have ended: wrk."""
+    """Of children that have ended: the clients."""
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
 
 
-@dataclass(frozen=True)
-class Seen:
-    requests: int
-    seconds: float
-    p99_millis: float
+def proportional_bytes(pid):
+    """Memory of a process and its children; what they share counts once."""
+    total = 0
+    for member in [pid, *descendants(pid)]:
+        with open(f"/proc/{member}/smaps_rollup") as file:
+            total += sum(int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:"))
+    return total
 
 
-def wrk(url, connections, seconds, cpu):
-    command = ["taskset", "-c", str(cpu), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s"]
-    done = subprocess.run([*command, "--latency", url], capture_output=True, text=True)
-    text = done.stdout
-    total = re.search(r"(\d+) requests in ([\d.]+)(ms|s|m),", text)
-    p99 = re.search(r"99%\s+([\d.]+)(us|ms|s|m)\b", text)
-    # A wrong answer is no measurement: better no figure than a good one for errors.
-    wrong = re.search(r"(Socket errors|Non-2xx).*", text)
-    if done.returncode != 0 or not total or not p99 or wrong or int(total[1]) == 0:
-        raise RuntimeError(f"wrk {url}: {wrong[0] if wrong else text + done.stderr}")
-    scale = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}
-    return Seen(
-        requests=int(total[1]),
-        seconds=float(total[2]) * scale[total[3]] / 1e3,
-        p99_millis=float(p99[1]) * scale[p99[2]],
-    )
+def settled_bytes(pid, still_seconds=2.0, most_seconds=20.0):
+    """The same, once it has not changed by more than 16 KiB for a while; at most so long."""
+    until = time.monotonic() + most_seconds
+    last, since = proportional_bytes(pid), time.monotonic()
+    while time.monotonic() < min(since + still_seconds, until):
+        time.sleep(0.25)
+        now = proportional_bytes(pid)
+        if abs(now - last) > 16 * 1024:
+            last, since = now, time.monotonic()
+    return last

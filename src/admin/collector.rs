@@ -246,6 +246,11 @@ impl Scene {
                 }
             }
             ProcessFact::Workers => rows.count(&[], status.workers as u64),
+            ProcessFact::WorkerConnections => {
+                for (worker, open) in status.open_by_worker.iter().enumerate() {
+                    rows.count(&[&worker.to_string()], open.load(Relaxed) as u64);
+                }
+            }
             ProcessFact::WorkerPanics => rows.count(&[], status.panics.load(Relaxed)),
             ProcessFact::OpenConnections => {
                 rows.count(&[], status.limits.open.load(Relaxed) as u64)
@@ -284,6 +289,7 @@ impl Scene {
         rows.count(&["request_head"], hits.request_head.load(Relaxed));
         rows.count(&["request_body"], hits.request_body.load(Relaxed));
         rows.count(&["open_files"], hits.open_files.load(Relaxed));
+        rows.count(&["pipes"], hits.pipes.load(Relaxed));
     }
 
     fn limit_values(&self, rows: &mut Rows<'_>) {
@@ -298,6 +304,7 @@ impl Scene {
             rows.count(&["request_body"], limit);
         }
         rows.count(&["open_files"], self.status.open_files_limit);
+        rows.count(&["pipes"], (self.status.pipes_per_worker() * self.status.workers) as u64);
     }
 }
 

@@ -1,7 +1,5 @@
 //! The answers that we make ourselves: errors, redirects, fixed responses.
 
-use std::future::poll_fn;
-
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, StatusCode};
@@ -70,15 +68,8 @@ fn own(status: StatusCode, body: Bytes, content_type: &HeaderValue) -> Answer {
 }
 
 impl Answer {
-    /// Sends it, and waits until the client has taken it: an error is the client's end. `method` is
-    /// `None` where the request could not be read. Whoever calls bounds it in time.
-    pub async fn send(
-        &self,
-        front: &mut Front<'_>,
-        method: Option<&Method>,
-        close: bool,
-        date: &str,
-    ) -> Result<(), Cause> {
+    /// Queues it for the client. `method` is `None` where the request could not be read.
+    pub fn queue(&self, front: &mut Front<'_>, method: Option<&Method>, close: bool, date: &str) {
         let length = self.body.len() as u64;
         let bare = self.status.is_informational()
             || self.status == StatusCode::NO_CONTENT
@@ -104,7 +95,6 @@ impl Answer {
             front.queue(whole);
         }
         front.finish(None);
-        poll_fn(|cx| front.poll_flush(cx)).await
     }
 }
 

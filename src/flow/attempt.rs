@@ -3,7 +3,7 @@
 //! Says how it failed and what the backend may have seen; whether another follows is not its matter.
 
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use http::{Method, StatusCode};
 
@@ -12,50 +12,14 @@ use super::decide::Plan;
 use super::head::{self, Rules};
 use crate::forward::buffer::Buffer;
 use crate::forward::connect::connect;
-use crate::forward::http::exchange::{self, Upload};
+use crate::forward::http::exchange::{self, Clocks};
 use crate::forward::http::head::{RequestHead, ResponseHead};
+use crate::forward::http::upload::Upload;
 use crate::forward::http::{BackendConn, Front};
 use crate::outcome::{self, Cause, Sent};
 use crate::pool::Lease;
 use crate::sys::shortage::is_shortage;
-use crate::timer::{Deadline, Elapsed, Wheel};
-
-/// The deadlines of one request.
-#[derive(Debug)]
-pub struct Clocks {
-    /// For whatever is waited for right now.
-    pub step: Deadline,
-    /// `timeouts.request`, if it is on.
-    pub overall: Option<Deadline>,
-}
-
-impl Clocks {
-    pub fn new(step: &Deadline, wheel: &Rc<Wheel>, request: Option<Duration>) -> Clocks {
-        let overall = request.map(|after| {
-            let overall = Deadline::new(wheel);
-            overall.set(after);
-            overall
-        });
-        Clocks { step: step.clone(), overall }
-    }
-
-    /// Bounds some work by the whole request's time.
-    pub async fn overall<T>(&self, work: impl Future<Output = T>) -> Result<T, Elapsed> {
-        match &self.overall {
-            Some(overall) => overall.bound(work).await,
-            None => Ok(work.await),
-        }
-    }
-
-    /// Bounds one step by its own time and by the whole request's.
-    pub async fn step<T>(
-        &self,
-        after: Duration,
-        work: impl Future<Output = T>,
-    ) -> Result<T, Elapsed> {
-        self.overall(self.step.within(after, work)).await?
-    }
-}
+use crate::timer::Elapsed;
 
 /// An attempt that got no answer, and how much of the request the backend may have seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +47,7 @@ impl Attempt<'_> {
         lease: &Lease,
         front: &mut Front<'_>,
         upload: &mut Upload,
-    ) -> Result<(ResponseHead, BackendConn), Failed> {
+    ) -> Result<(ResponseHead, Box<BackendConn>), Failed> {
         let worker = &self.client.worker;
         let careful = !outcome::is_idempotent(&self.head.method);
         let mut kept = match self.upgrade {
@@ -94,7 +58,8 @@ impl Attempt<'_> {
             let reused = kept.is_some();
             let mut conn = match kept.take() {
                 Some(conn) => conn,
-                None => self.connect(lease).await?,
+                // In a box: most requests make no connection, and need not carry what that takes.
+                None => Box::pin(self.connect(lease)).await?,
             };
             match self.ask(lease, &mut conn, front, upload).await {
                 Ok(answer) => {
@@ -117,12 +82,18 @@ impl Attempt<'_> {
         self.upgrade.is_some_and(|asked| head::switches_to(answer, asked))
     }
 
-    async fn connect(&self, lease: &Lease) -> Result<BackendConn, Failed> {
+    async fn connect(&self, lease: &Lease) -> Result<Box<BackendConn>, Failed> {
         let refused = |cause| Failed { cause, sent: Sent::Nothing };
         let worker = &self.client.worker;
         let began = Instant::now();
         let connecting = connect(lease.backend().addr);
-        let stream = match self.clocks.step(self.plan.timeouts.connect, connecting).await {
+        let Clocks { step, overall } = self.clocks;
+        let connecting = step.within(self.plan.timeouts.connect, connecting);
+        let connected = match overall {
+            Some(overall) => overall.bound(connecting).await.unwrap_or(Err(Elapsed)),
+            None => connecting.await,
+        };
+        let stream = match connected {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) if is_shortage(&error) => return Err(refused(Cause::Shortage)),
             Ok(Err(_)) => return Err(refused(Cause::Connect)),
@@ -130,7 +101,7 @@ impl Attempt<'_> {
         };
         let pool = lease.picker().pool();
         pool.state.cells.of(worker.id).connect.observe(began.elapsed());
-        Ok(BackendConn::new(stream, lease.shared_backend(), worker.id))
+        Ok(Box::new(BackendConn::new(stream, lease.shared_backend(), worker.id)))
     }
 
     async fn ask(
@@ -146,15 +117,10 @@ impl Attempt<'_> {
         let to_head = self.head.method == Method::HEAD;
         let edits = &self.plan.route.config.response_headers;
         let heads = &self.client.worker.heads;
-        let asking = exchange::ask(front, conn, upload, heads, to_head, |interim, to| {
-            head::pass_back(interim, edits, "", to);
-        });
-        let cause = match self.clocks.step(self.plan.timeouts.response, asking).await {
-            Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(cause)) => cause,
-            Err(Elapsed) if upload.waits_for_client() => Cause::ClientTimeout,
-            Err(Elapsed) => Cause::Timeout,
-        };
-        Err(Failed { cause, sent: upload.sent() })
+        let asked =
+            exchange::ask(front, conn, upload, self.clocks, heads, to_head, |interim, to| {
+                head::pass_back(interim, edits, "", to);
+            });
+        asked.await.map_err(|cause| Failed { cause, sent: upload.sent() })
     }
 }

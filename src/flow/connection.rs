@@ -1,5 +1,6 @@
 //! One accepted socket, from accept to close: who may come in, then TCP or HTTP.
 
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -7,7 +8,7 @@ use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 
 use super::client::Client;
-use super::request::{self, After, Upgrade};
+use super::request::{self, After, Exchange, Upgrade};
 use super::worker::{Here, Worker};
 use crate::config::model::Timeouts;
 use crate::forward::connect::{connect, keep_alive};
@@ -28,8 +29,9 @@ use crate::snapshot::Work;
 use crate::sys::shortage::is_shortage;
 use crate::timer::Deadline;
 
-/// Serves one accepted connection until it ends. `gone`: its listener is; it gets one answer.
-pub async fn serve(
+/// Serves one accepted connection: begins a task that ends with it. `gone`: its listener is; it gets one
+/// answer.
+pub fn serve(
     worker: Rc<Worker>,
     here: Here,
     gone: bool,
@@ -54,48 +56,89 @@ pub async fn serve(
                 client.session.cells().failures[Cause::Denied.index()].inc();
                 return;
             }
-            Box::pin(tcp(&client, &here, here.view.picker(*pool), stream)).await;
+            let picker = here.view.picker(*pool).clone();
+            tokio::task::spawn_local(tcp(client, here, picker, stream));
         }
-        Work::Http(_) => http(client, here, stream).await,
+        Work::Http(_) => {
+            let bounds = bounds(&here);
+            client.session.rest(bounds.client_idle);
+            let buffers = client.worker.buffers.clone();
+            let conn = ClientConn::new(stream, client.session.clone(), buffers);
+            tokio::task::spawn_local(http(client, conn, bounds));
+        }
     }
 }
 
-async fn http(client: Rc<Client>, here: Here, stream: ClientStream) {
+fn bounds(here: &Here) -> Bounds {
     let Timeouts { client_header, client_idle, .. } = here.listener().config.timeouts;
     let limits = &here.view.snapshot.config.limits;
     let head = Limits { bytes: limits.request_head_bytes, fields: limits.headers };
-    let bounds = Bounds { head, client_header, client_idle };
-    drop(here);
-    let (worker, session) = (client.worker.clone(), client.session.clone());
-    session.rest(client_idle);
-    let mut conn = ClientConn::new(stream, session.clone(), worker.buffers.clone());
+    Bounds { head, client_header, client_idle }
+}
+
+/// HTTP, request by request. An idle connection shall pay for nothing but itself: what only some ever
+/// come to stands in boxes of their own, and nothing is left over from a request. (No `async fn`: that
+/// would hold its arguments twice.)
+fn http(
+    client: Rc<Client>,
+    mut conn: ClientConn,
+    bounds: Bounds,
+) -> impl Future<Output = ()> + 'static {
     let mut first = true;
-    loop {
-        let next = session.unless_cut(conn.next(&bounds, &worker.heads, first)).await;
-        first = false;
-        let head = match next {
-            Some(Ok(Next::Request(head))) => head,
-            Some(Ok(Next::Http2)) => return Box::pin(http2(client, conn, bounds)).await,
-            Some(Ok(Next::End)) | Some(Err(Stop::Gone)) => return,
-            Some(Err(Stop::Refused(cause))) => {
-                return Box::pin(request::refuse(&client, conn, cause)).await;
+    async move {
+        loop {
+            let next = conn.next(&bounds, &client.worker.heads, first).await;
+            first = false;
+            let told = match begin(&client, &mut conn, next) {
+                Ok(story) => Ok(client.session.unless_cut(story).await),
+                Err(none) => Err(none),
+            };
+            match told {
+                Ok(Some(After::Keep)) => {}
+                Ok(Some(After::Close { unread })) => return Box::pin(conn.close(unread)).await,
+                Ok(Some(After::Reset)) => return conn.reset(),
+                Ok(Some(After::Upgraded(upgrade))) => {
+                    return Box::pin(upgraded(&client, conn, *upgrade)).await;
+                }
+                Ok(None) => {
+                    conn.reset();
+                    return count_cut(&client.session);
+                }
+                Err(NoStory::Http2) => return Box::pin(http2(client, conn, bounds)).await,
+                Err(NoStory::Refused(cause)) => {
+                    return Box::pin(request::refuse(&client, conn, cause)).await;
+                }
+                Err(NoStory::Ended) => return,
             }
-            None => return count_cut(&session),
-        };
-        // In a box of its own: an idle connection shall not pay for what a request needs.
-        let front = Front::http1(&mut conn, &head);
-        let story = request::serve(client.clone(), front, head, session.deadline.clone());
-        match session.unless_cut(Box::pin(story)).await {
-            Some(After::Keep) => {}
-            Some(After::Close { unread }) => return Box::pin(conn.close(unread)).await,
-            Some(After::Reset) => return conn.reset(),
-            Some(After::Upgraded(upgrade)) => {
-                return Box::pin(upgraded(&client, conn, *upgrade)).await;
-            }
-            None => {
-                conn.reset();
-                return count_cut(&session);
-            }
+        }
+    }
+}
+
+/// What a connection has brought in place of a request.
+enum NoStory {
+    Http2,
+    Refused(Cause),
+    Ended,
+}
+
+/// Begins the story of a request, if it is one.
+fn begin<'a>(
+    client: &Rc<Client>,
+    conn: &'a mut ClientConn,
+    next: Result<Next, Stop>,
+) -> Result<Pin<Box<impl Future<Output = After> + use<'a>>>, NoStory> {
+    match next {
+        Ok(Next::Request(head)) => {
+            let front = Front::http1(conn, &head);
+            let step = client.session.deadline.clone();
+            Ok(Box::pin(request::serve(client.clone(), front, head, step)))
+        }
+        Ok(Next::Http2) => Err(NoStory::Http2),
+        Ok(Next::End) | Err(Stop::Gone) => Err(NoStory::Ended),
+        Err(Stop::Refused(cause)) => Err(NoStory::Refused(cause)),
+        Err(Stop::Cut) => {
+            count_cut(&client.session);
+            Err(NoStory::Ended)
         }
     }
 }
@@ -128,8 +171,9 @@ async fn http2(client: Rc<Client>, conn: ClientConn, bounds: Bounds) {
 
 /// After 101 the two ends speak what they like.
 async fn upgraded(client: &Client, conn: ClientConn, upgrade: Upgrade) {
-    let Upgrade { conn: backend, lease, record, idle, in_progress: _in_progress } = upgrade;
+    let Upgrade { exchange, record, idle } = upgrade;
     let (mut stream, from_client) = conn.into_parts();
+    let Exchange { lease, conn: backend, .. } = exchange;
     let (mut backend, from_backend) = backend.into_socket();
     let early = async {
         if let Some(early) = &from_client {
@@ -159,7 +203,7 @@ async fn upgraded(client: &Client, conn: ClientConn, upgrade: Upgrade) {
 
 /// A TCP stream: pick, connect, relay. A backend that cannot be reached costs the client nothing:
 /// every serving one is tried once, within three times `connect`, before a byte of it is read.
-async fn tcp(client: &Rc<Client>, here: &Here, picker: &Rc<Picker>, mut stream: ClientStream) {
+async fn tcp(client: Rc<Client>, here: Here, picker: Rc<Picker>, mut stream: ClientStream) {
     let worker = &client.worker;
     let pool = picker.pool();
     let cells = pool.state.cells.of(worker.id);
@@ -169,11 +213,11 @@ async fn tcp(client: &Rc<Client>, here: &Here, picker: &Rc<Picker>, mut stream: 
     client.session.begin();
     let overall = Deadline::new(&worker.wheel);
     overall.set(timeouts.connect * 3);
-    let reached = overall.bound(reach(client, picker, timeouts.connect)).await;
+    let reached = overall.bound(reach(&client, &picker, timeouts.connect)).await;
     drop(overall);
     let failed = match reached {
         Ok(Ok((lease, mut backend))) => {
-            let end = relay(client, &lease, &mut stream, &mut backend, timeouts.tcp_idle).await;
+            let end = relay(&client, &lease, &mut stream, &mut backend, timeouts.tcp_idle).await;
             let backend_failed = end == Some(End::BackendReset);
             if backend_failed {
                 attempt_failed(cells, lease.backend().cells.of(worker.id), Cause::Truncated);
@@ -267,7 +311,7 @@ async fn relay(
         }
     };
     let _open = cells.open.while_held();
-    let buffers = &client.worker.buffers;
-    let relay = tcp::relay(stream, backend, buffers, &session.deadline, idle, count);
+    let Worker { buffers, pipes, .. } = &*client.worker;
+    let relay = tcp::relay(stream, backend, buffers, pipes, &session.deadline, idle, count);
     session.unless_cut(relay).await
 }

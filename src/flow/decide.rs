@@ -85,9 +85,9 @@ pub fn decide<'a>(
         Action::Respond => return Ok(Decision::Answer(respond(&route.config.action))),
     };
     let picker = here.view.picker(pool).clone();
-    let target = rewrite::apply(&route.config.rewrite, head.target(), &asked.path)
+    let written = (asked.written, asked.query);
+    let target = rewrite::apply(&route.config.rewrite, written, &asked.path)
         .map_err(|_| refuse(Cause::BadRequest))?;
-    let target = (target != head.target()).then(|| target.into_owned());
     let config = &picker.pool().config;
     let timeouts =
         listener.config.timeouts.overlaid(&config.timeouts).overlaid(&route.config.timeouts);

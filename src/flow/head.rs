@@ -25,6 +25,8 @@ pub struct Asked<'a> {
     pub host: Cow<'a, str>,
     /// As `route::target` gives it.
     pub path: Cow<'a, str>,
+    /// The path as the client wrote it.
+    pub written: &'a str,
     pub query: Option<&'a str>,
 }
 
@@ -42,17 +44,17 @@ pub fn read(head: &RequestHead) -> Result<Asked<'_>, Cause> {
     if head.fields().of(Known::ContentLength).nth(1).is_some() {
         return Err(refused);
     }
-    let path = match head.path() {
+    let (written, query) = head.split_target();
+    let path = match written {
         "*" if head.method == Method::OPTIONS => Cow::Borrowed("*"),
         // `OPTIONS http://a.example` asks about the server (RFC 9112 3.2.4).
-        "" if head.method == Method::OPTIONS && head.query().is_none() => Cow::Borrowed("*"),
+        "" if head.method == Method::OPTIONS && query.is_none() => Cow::Borrowed("*"),
         // `http://a.example?q` asks for the root (RFC 9112 3.2.1).
         "" => Cow::Borrowed("/"),
         path => target::normalise(path).map_err(|_| refused)?,
     };
-    let query = head.query();
     match query.is_none_or(target::is_query) {
-        true => Ok(Asked { host, path, query }),
+        true => Ok(Asked { host, path, written, query }),
         false => Err(refused),
     }
 }
@@ -126,6 +128,8 @@ pub fn pass_on(
         Forwarded { client: rules.client, scheme: b"http", host: named, trusted: rules.trusted };
     let connection = Connection::of(fields);
     let expects = head.version == Version::Http11;
+    let edited = !rules.edits.is_empty();
+    let is_replaced = |name: &[u8]| edited && headers::is_replaced(rules.edits, name);
     write::request_line(to, head.method.as_str(), rules.target);
     match rules.rewrite.host.as_ref().map(HeaderValue::as_bytes).or(named) {
         Some(host) => write::field(to, b"host", host),
@@ -137,12 +141,12 @@ pub fn pass_on(
             || (field.known == Known::Expect && !expects)
             || connection.ends_here(&field)
             || forwarded.replaces(field.known);
-        if !ours && !headers::is_replaced(rules.edits, field.name) {
+        if !ours && !is_replaced(field.name) {
             write::field(to, field.name, field.value);
         }
     }
     forwarded.write(fields, |name, value| {
-        if !headers::is_replaced(rules.edits, name) {
+        if !is_replaced(name) {
             write::field(to, name, value);
         }
     });
@@ -157,7 +161,7 @@ pub fn pass_on(
     if let Some(protocol) = upgrade {
         write::field(to, b"connection", b"upgrade");
         write::field(to, b"upgrade", protocol);
-    } else if headers::takes_trailers(fields) && !headers::is_replaced(rules.edits, b"te") {
+    } else if headers::takes_trailers(fields) && !is_replaced(b"te") {
         write::field(to, b"te", b"trailers");
         write::field(to, b"connection", b"te");
     }
@@ -169,17 +173,19 @@ pub fn pass_on(
 pub fn pass_back(head: &ResponseHead, edits: &HeaderEdits, date: &str, to: Sink<'_>) {
     let fields = head.fields();
     let connection = Connection::of(fields);
+    let edited = !edits.is_empty();
+    let is_replaced = |name: &[u8]| edited && headers::is_replaced(edits, name);
     let mut dated = head.status.is_informational();
     for field in fields.iter() {
         dated |= field.known == Known::Date;
-        if !connection.ends_here(&field) && !headers::is_replaced(edits, field.name) {
+        if !connection.ends_here(&field) && !is_replaced(field.name) {
             to(field.name, field.value);
         }
     }
     for (name, value) in headers::additions(edits) {
         to(name, value);
     }
-    if !dated && !headers::is_replaced(edits, b"date") {
+    if !dated && !is_replaced(b"date") {
         to(b"date", date.as_bytes());
     }
     if head.status == StatusCode::SWITCHING_PROTOCOLS {

@@ -3,10 +3,12 @@
 //!
 //! The others serve them. `decide` says what is to be done with a request, `attempt` tries it at one
 //! backend, `head` reads and rewrites the heads of messages, `answer` makes our own answers, `record`
-//! writes down how it ended. `thread` is the data thread they run on, `worker` what its tasks share,
-//! `sessions` its list of connections, `client` what the requests of one connection share.
+//! writes down how it ended. `thread` is the data thread they run on, `arrivals` how connections come to
+//! it, `worker` what its tasks share, `sessions` its list of connections, `client` what the requests of
+//! one connection share.
 
 pub mod answer;
+pub mod arrivals;
 pub mod attempt;
 pub mod client;
 pub mod connection;

@@ -11,18 +11,20 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 
 use super::answer::{self, Answer};
-use super::attempt::{Attempt, Clocks, Failed};
+use super::attempt::{Attempt, Failed};
 use super::client::Client;
 use super::decide::{Decision, Plan, decide};
 use super::head::{self, Rules};
 use super::record::{self, Record};
 use super::worker::Here;
-use crate::config::model::ErrorPages;
-use crate::forward::http::exchange::{self, End, Upload, Watch};
-use crate::forward::http::front::Line;
+use crate::config::model::{ErrorPages, Timeouts};
+use crate::forward::buffer::Buffer;
+use crate::forward::http::exchange::{self, Clocks, End};
+use crate::forward::http::front::{Line, Want};
 use crate::forward::http::h1::client::ClientConn;
 use crate::forward::http::head::{RequestHead, ResponseHead};
-use crate::forward::http::{BackendConn, Front};
+use crate::forward::http::upload::{Upload, Watch};
+use crate::forward::http::{BackendConn, Front, Sink};
 use crate::observe::cells::{PoolCells, attempt_failed};
 use crate::outcome::{Cause, Side};
 use crate::pool::Lease;
@@ -51,45 +53,67 @@ pub enum After {
     Upgraded(Box<Upgrade>),
 }
 
-/// The backend's side of a connection that changes its protocol.
+/// A request whose connection changes its protocol.
 #[derive(Debug)]
 pub struct Upgrade {
-    pub conn: BackendConn,
-    pub lease: Lease,
+    pub exchange: Exchange,
     pub record: Record,
     /// Longest silence.
     pub idle: Duration,
-    pub in_progress: RequestGuard,
 }
 
 /// Serves one request to its end; `step` is the deadline of whatever is waited for.
-pub async fn serve(
+pub fn serve(
     client: Rc<Client>,
     mut front: Front<'_>,
     head: RequestHead,
     step: Deadline,
-) -> After {
+) -> impl Future<Output = After> {
     client.begin_request();
     let here = client.here();
     front.begin_body(head.framing, here.view.snapshot.config.limits.request_body_bytes);
-    let record = Record::new(client.clone(), head);
-    let (failed, route) = match decide(&here, &client, &record.head) {
-        Ok(Decision::Answer(own)) => return finish(&record, &mut front, &step, own, None).await,
-        Ok(Decision::Forward(plan)) => {
-            record.pool(&plan.picker);
-            let clocks = Clocks::new(&step, &client.worker.wheel, plan.timeouts.request);
-            let mut upload = upload(&plan, &step, &record.head);
-            match forward(&here, &plan, &clocks, &record, &mut front, &mut upload).await {
-                Ok(exchange) => {
-                    return exchange.deliver(&plan, &clocks, record, front, upload).await;
-                }
-                Err(cause) => (cause, Some(plan.route)),
+    let record = Record::new(client, head);
+    // What comes before is not part of the future: it would be carried along to the end.
+    async move {
+        let decision = decide(&here, &record.client, &record.head);
+        let (failed, route) = match &decision {
+            Ok(Decision::Answer(own)) => {
+                return finish(&record, &mut front, &step, own, None).await;
             }
-        }
-        Err(refused) => refused,
-    };
-    let own = answer::error(failed, pages(&here, route));
-    finish(&record, &mut front, &step, own, Some(failed)).await
+            Ok(Decision::Forward(plan)) => {
+                record.pool(&plan.picker);
+                let clocks = clocks(&record.client, plan, &step);
+                let mut upload = upload(plan, &record);
+                match forward(&here, plan, &clocks, &record, &mut front, &mut upload).await {
+                    Ok((mut exchange, answer)) => {
+                        let (head, want) =
+                            exchange.begin(plan, &record, &mut front, &upload, answer);
+                        let idle = plan.timeouts.stream_idle;
+                        let conn = &mut exchange.conn;
+                        let relay = exchange::relay(
+                            &mut front,
+                            conn,
+                            &mut upload,
+                            &clocks,
+                            head,
+                            want,
+                            idle,
+                        );
+                        let end = relay.await;
+                        if exchange.switches && matches!(end, End::Whole { .. }) {
+                            let upgrade = Upgrade { exchange, record, idle };
+                            return After::Upgraded(Box::new(upgrade));
+                        }
+                        return exchange.end(end, &record, &front);
+                    }
+                    Err(cause) => (cause, Some(plan.route)),
+                }
+            }
+            Err((cause, route)) => (*cause, *route),
+        };
+        let own = answer::error(failed, pages(&here, route));
+        finish(&record, &mut front, &step, &own, Some(failed)).await
+    }
 }
 
 /// Ends a connection whose next head cannot be served, with an answer that says why.
@@ -104,9 +128,9 @@ pub async fn refuse(client: &Client, mut conn: ClientConn, cause: Cause) {
     let worker = &client.worker;
     let date = worker.date.with(worker.wheel.now(), str::to_owned);
     let mut front = Front::refusing(&mut conn);
-    let sending = own.send(&mut front, None, true, &date);
-    let stream_idle = here.listener().config.timeouts.stream_idle;
-    if let Ok(Ok(())) = client.session.deadline.within(stream_idle, sending).await {
+    own.queue(&mut front, None, true, &date);
+    let idle = here.listener().config.timeouts.stream_idle;
+    if exchange::flush(&mut front, &client.session.deadline, idle).await.is_ok() {
         conn.close(true).await;
     }
 }
@@ -125,7 +149,7 @@ async fn finish(
     record: &Record,
     front: &mut Front<'_>,
     step: &Deadline,
-    own: Answer,
+    own: &Answer,
     failed: Option<Cause>,
 ) -> After {
     let client = &record.client;
@@ -139,11 +163,11 @@ async fn finish(
     record.status(own.status.as_u16());
     let worker = &client.worker;
     let date = worker.date.with(worker.wheel.now(), str::to_owned);
-    let sending = own.send(front, Some(&record.head.method), close, &date);
+    own.queue(front, Some(&record.head.method), close, &date);
     let idle = client.here().listener().config.timeouts.stream_idle;
-    match step.within(idle, sending).await {
-        Ok(Ok(())) => record.finish(failed),
-        Ok(Err(_)) | Err(_) => {
+    match exchange::flush(front, step, idle).await {
+        Ok(()) => record.finish(failed),
+        Err(_) => {
             record.finish(failed.or(Some(Cause::ClientGone)));
             return After::Reset;
         }
@@ -164,13 +188,19 @@ fn skip_body(front: &mut Front<'_>) -> bool {
     front.is_body_ended()
 }
 
-fn upload(plan: &Plan<'_>, step: &Deadline, head: &RequestHead) -> Upload {
-    let watch = Watch {
-        deadline: step.clone(),
-        client_body: plan.timeouts.client_body,
-        response: plan.timeouts.response,
-    };
-    Upload::new(watch, head.expects_continue)
+fn clocks(client: &Client, plan: &Plan<'_>, step: &Deadline) -> Clocks {
+    let overall = plan.timeouts.request.map(|after| {
+        let overall = Deadline::new(&client.worker.wheel);
+        overall.set(after);
+        overall
+    });
+    Clocks { step: step.clone(), overall }
+}
+
+fn upload(plan: &Plan<'_>, record: &Record) -> Upload {
+    let Timeouts { client_body, response, .. } = plan.timeouts;
+    let pipes = &record.client.worker.pipes;
+    Upload::new(Watch { client_body, response }, record.head.expects_continue, pipes)
 }
 
 /// The attempts, until one brings the head of an answer.
@@ -181,7 +211,7 @@ async fn forward(
     record: &Record,
     front: &mut Front<'_>,
     upload: &mut Upload,
-) -> Result<Exchange, Cause> {
+) -> Result<(Exchange, ResponseHead), Cause> {
     let (client, head) = (&record.client, &record.head);
     let worker = &client.worker;
     let rules = rules(client, here, plan, head);
@@ -211,14 +241,19 @@ async fn forward(
                 cells.first_byte.observe(answered - record.started);
                 lease.observe_latency((answered - began).as_nanos() as u64, ask.now_nanos);
                 lease.backend().cells.of(worker.id).requests.inc(answer.status.as_u16());
-                return Ok(Exchange { lease, conn, in_progress, answer });
+                let most = plan.picker.pool().config.keepalive.idle_timeout;
+                // A second is taken off what the backend says, for the way.
+                let keep = headers::keep_alive_seconds(answer.fields())
+                    .map_or(most, |said| Duration::from_secs(said.saturating_sub(1)).min(most));
+                let switches = answer.status == StatusCode::SWITCHING_PROTOCOLS;
+                let _in_progress = in_progress;
+                return Ok((Exchange { lease, conn, keep, switches, _in_progress }, answer));
             }
             Err(Failed { cause, sent }) => {
                 if cause.side() == Side::Backend {
                     attempt_failed(cells, lease.backend().cells.of(worker.id), cause);
                 }
-                let late = clocks.overall.as_ref().is_some_and(Deadline::expired);
-                if late || !cause.retry(&head.method, sent) {
+                if clocks.is_over() || !cause.retry(&head.method, sent) {
                     return Err(counted(cause, client));
                 }
                 _retry = another(plan, cells, record.attempts.get()).ok_or(cause)?;
@@ -272,63 +307,57 @@ fn rules<'a>(
 }
 
 /// A request whose answer has begun.
-struct Exchange {
-    lease: Lease,
-    conn: BackendConn,
-    in_progress: RequestGuard,
-    answer: ResponseHead,
+#[derive(Debug)]
+pub struct Exchange {
+    pub lease: Lease,
+    pub conn: Box<BackendConn>,
+    /// How long the backend's connection may be kept after this request; zero is not at all.
+    keep: Duration,
+    /// Answered with 101.
+    switches: bool,
+    /// Counts the request against the pool's retry budget.
+    _in_progress: RequestGuard,
 }
 
 impl Exchange {
-    /// Passes the answer on, head and body, to its last byte.
-    async fn deliver(
-        self,
+    /// Begins the client's answer: its head, which goes out with the first of its body, and how that
+    /// is wanted.
+    fn begin(
+        &mut self,
         plan: &Plan<'_>,
-        clocks: &Clocks,
-        record: Record,
-        mut front: Front<'_>,
-        mut upload: Upload,
-    ) -> After {
-        let Exchange { lease, mut conn, in_progress, answer } = self;
-        let client = record.client.clone();
-        let worker = &client.worker;
-        let want = front.want(answer.framing, headers::takes_trailers(record.head.fields()));
+        record: &Record,
+        front: &mut Front<'_>,
+        upload: &Upload,
+        answer: ResponseHead,
+    ) -> (Option<Buffer>, Want) {
+        let (client, edits) = (&record.client, &plan.route.config.response_headers);
+        let want = front.want(answer.framing, || headers::takes_trailers(record.head.fields()));
         let line = Line {
             status: answer.status,
             reason: answer.reason(),
             framing: want.framing,
-            told_length: told_length(&answer),
+            told_length: answer.told_length(),
         };
         // A client that was not told to send its body need not send it now (RFC 9110 10.1.1): what comes
         // next on its connection could be either.
-        let leaving = client.session.is_leaving() || upload.is_held();
-        let edits = &plan.route.config.response_headers;
-        let begun = worker.date.with(worker.wheel.now(), |date| {
-            front.begin(&line, leaving, |to| head::pass_back(&answer, edits, date, to))
+        let close = client.session.is_leaving() || upload.is_held();
+        let worker = &client.worker;
+        let head = worker.date.with(worker.wheel.now(), |date| {
+            let fields = |to: Sink<'_>| head::pass_back(&answer, edits, date, to);
+            front.begin(&line, close, fields)
         });
         record.status(answer.status.as_u16());
-        let most = lease.picker().pool().config.keepalive.idle_timeout;
-        // A second is taken off what the backend says, for the way.
-        let said = headers::keep_alive_seconds(answer.fields());
-        let keep = said.map_or(most, |said| Duration::from_secs(said.saturating_sub(1)).min(most));
-        conn.begin_body(&answer, want.form);
-        let upgraded = answer.status == StatusCode::SWITCHING_PROTOCOLS;
-        drop(answer);
-        let idle = plan.timeouts.stream_idle;
-        let relay = exchange::relay(&mut front, &mut conn, &mut upload, begun, want, idle);
-        let end = match clocks.overall(relay).await {
-            Ok(end) => end,
-            Err(_) => {
-                record.finish(Some(Cause::Timeout));
-                return After::Reset;
-            }
-        };
+        self.conn.begin_body(&answer, want.form);
+        (head, want)
+    }
+
+    /// Ends the account of an answer, and keeps the backend's connection where that may be.
+    fn end(self, end: End, record: &Record, front: &Front<'_>) -> After {
+        let worker = &record.client.worker;
+        let Exchange { lease, conn, keep, .. } = self;
         match end {
-            End::Whole { .. } if upgraded => {
-                After::Upgraded(Box::new(Upgrade { conn, lease, record, idle, in_progress }))
-            }
             End::Whole { reusable } => {
-                if reusable && !keep.is_zero() && conn.is_ready() {
+                if reusable && !keep.is_zero() && conn.is_at_rest() {
                     let keepalive = &lease.picker().pool().config.keepalive;
                     let most = keepalive.max_idle.div_ceil(worker.shared.status.workers);
                     worker.idle.put(lease.backend().id, conn, worker.wheel.now(), keep, most);
@@ -348,14 +377,10 @@ impl Exchange {
                 record.finish(Some(Cause::ClientGone));
                 After::Reset
             }
+            End::Over => {
+                record.finish(Some(Cause::Timeout));
+                After::Reset
+            }
         }
     }
-}
-
-/// The length that an answer without a body tells of the one that it would have had.
-fn told_length(answer: &ResponseHead) -> Option<u64> {
-    use crate::route::fields::Known;
-    let bare = answer.status == StatusCode::NO_CONTENT || answer.status.is_informational();
-    let length = answer.fields().of(Known::ContentLength).next().filter(|_| !bare)?;
-    std::str::from_utf8(length).ok()?.parse().ok()
 }

@@ -1,4 +1,4 @@
-//! The thread of a data worker: its runtime, its accept loops, its clock, and the commands it obeys.
+//! The thread of a data worker: its runtime, its clock, the commands it obeys, and its end.
 
 use std::cell::Cell;
 use std::io;
@@ -10,7 +10,7 @@ use rustc_hash::FxHashMap;
 use tokio::runtime::LocalRuntime;
 use tokio::sync::{mpsc, oneshot};
 
-use super::connection;
+use super::arrivals::{self, Arrival};
 use super::worker::{Shared, Worker};
 use crate::config::model::{BindAddr, Name};
 use crate::forward::session::Session;
@@ -32,22 +32,30 @@ pub enum Command {
     Cut,
 }
 
-/// Runs a worker on the current thread until it is drained or cut. Ends early only if the runtime
-/// cannot be made.
-pub fn run(
-    id: usize,
-    shared: Shared,
-    commands: mpsc::UnboundedReceiver<Command>,
-) -> io::Result<()> {
-    let runtime = LocalRuntime::new()?;
+/// What comes to a worker from other threads.
+#[derive(Debug)]
+pub struct Inbox {
+    pub commands: mpsc::UnboundedReceiver<Command>,
+    /// The other end of its door.
+    pub arrivals: mpsc::UnboundedReceiver<Arrival>,
+}
+
+/// Runs a worker on the current thread until it is drained or cut. Says first whether it runs: it
+/// does not if the runtime cannot be made.
+pub fn run(id: usize, shared: Shared, inbox: Inbox, started: oneshot::Sender<io::Result<()>>) {
+    let runtime = match LocalRuntime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return drop(started.send(Err(error))),
+    };
+    // Nobody listens only if the process is about to end.
+    let _ = started.send(Ok(()));
     runtime.block_on(async {
         let worker = Worker::new(id, shared);
         tokio::task::spawn_local(keep_time(Rc::downgrade(&worker)));
-        obey(&worker, commands).await;
+        obey(&worker, inbox).await;
         worker.idle.clear();
     });
     // Tasks that a cut left behind end with the runtime.
-    Ok(())
 }
 
 /// Moves the wheel on with the clock, and drops idle backend connections that are old.
@@ -61,6 +69,10 @@ async fn keep_time(worker: Weak<Worker>) {
         let Some(worker) = worker.upgrade() else { return };
         let now = (at.duration_since(began).as_nanos() / TICK.as_nanos()) as u64;
         worker.wheel.advance(now);
+        if worker.sessions.is_draining() {
+            // A connection that was refused at once has no session whose end would be told.
+            worker.sessions.nudge();
+        }
         if now >= swept + 50 {
             swept = now;
             worker.idle.sweep(now);
@@ -70,15 +82,23 @@ async fn keep_time(worker: Weak<Worker>) {
     }
 }
 
-async fn obey(worker: &Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command>) {
+async fn obey(worker: &Rc<Worker>, mut inbox: Inbox) {
     let mut sockets: FxHashMap<BindAddr, oneshot::Sender<mpsc::Sender<()>>> = FxHashMap::default();
     let accepting = Rc::new(Cell::new(0_usize));
     loop {
-        if worker.sessions.is_draining() && accepting.get() == 0 && worker.sessions.is_empty() {
-            return;
+        if worker.sessions.is_draining() && accepting.get() == 0 && worker.open() == 0 {
+            inbox.arrivals.close();
+            match inbox.arrivals.recv().await {
+                Some(arrival) => arrivals::receive(worker, arrival),
+                None => return,
+            }
         }
         let command = tokio::select! {
-            command = commands.recv() => command,
+            command = inbox.commands.recv() => command,
+            Some(arrival) = inbox.arrivals.recv() => {
+                arrivals::receive(worker, arrival);
+                continue;
+            }
             () = worker.sessions.ended() => continue,
         };
         match command {
@@ -87,7 +107,7 @@ async fn obey(worker: &Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command
                     let (stop, stopped) = oneshot::channel();
                     sockets.insert(addr.clone(), stop);
                     accepting.set(accepting.get() + 1);
-                    let accept = accept(worker.clone(), addr, acceptor, stopped);
+                    let accept = arrivals::accept(worker.clone(), addr, acceptor, stopped);
                     let accepting = accepting.clone();
                     let worker = worker.clone();
                     tokio::task::spawn_local(async move {
@@ -119,7 +139,8 @@ async fn obey(worker: &Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command
                 worker.sessions.drain();
             }
             Some(Command::Cut) | None => {
-                let left = worker.sessions.len() as u64;
+                // Those on their way to us included.
+                let left = worker.open() as u64;
                 worker.shared.status.cut.fetch_add(left, Ordering::Relaxed);
                 worker.sessions.tell(None, Session::cut);
                 // One turn of the runtime: sockets close, guards end their accounting.
@@ -128,35 +149,4 @@ async fn obey(worker: &Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command
             }
         }
     }
-}
-
-/// Accepts at one address until `stopped`. What is still queued when a reload has taken the address
-/// away is served as it would have been before, but told to leave.
-async fn accept(
-    worker: Rc<Worker>,
-    at: BindAddr,
-    acceptor: Acceptor,
-    stopped: oneshot::Receiver<mpsc::Sender<()>>,
-) {
-    let Shared { gate, status, .. } = worker.shared.clone();
-    let limit = || {
-        let configured = worker.shared.current.load().config.limits.connections;
-        configured.min(status.connections_possible())
-    };
-    // Held until the socket is closed; none if the whole process stops.
-    let mut done = None;
-    let stopped = async { done = stopped.await.ok() };
-    let mut last = worker.here_at(&at);
-    acceptor
-        .run(&gate, &status, limit, stopped, |stream, addr, permit| {
-            let now = worker.here_at(&at);
-            let gone = now.is_none();
-            last = now.or(last.take());
-            if let Some(here) = last.clone() {
-                let story = connection::serve(worker.clone(), here, gone, stream, addr, permit);
-                tokio::task::spawn_local(story);
-            }
-        })
-        .await;
-    drop(done);
 }

@@ -3,17 +3,21 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use arc_swap::Cache;
 use rustc_hash::FxHashMap;
+use tokio::sync::mpsc::UnboundedSender;
 
+use super::arrivals::Arrival;
 use super::sessions::Sessions;
 use crate::config::model::{BindAddr, Name};
 use crate::forward::buffers::Buffers;
 use crate::forward::http::Idle;
 use crate::forward::http::date::Date;
 use crate::forward::http::head::Heads;
+use crate::forward::splice::Pipes;
 use crate::lifecycle::status::Status;
 use crate::listen::Gate;
 use crate::observe::limiter::Limiter;
@@ -32,6 +36,8 @@ pub struct Shared {
     pub current: Arc<Current>,
     pub status: Arc<Status>,
     pub gate: Arc<Gate>,
+    /// Where each worker is handed connections that another accepted.
+    pub doors: Arc<[UnboundedSender<Arrival>]>,
     /// When the process began: `now_nanos` of picks counts from here.
     pub epoch: Instant,
 }
@@ -46,6 +52,7 @@ pub struct Worker {
     pub buffers: Buffers,
     pub heads: Heads,
     pub date: Date,
+    pub pipes: Pipes,
     pub limiter: RefCell<Limiter>,
     cache: RefCell<Cache<Arc<Current>, Arc<Snapshot>>>,
     view: RefCell<Rc<View>>,
@@ -106,6 +113,7 @@ impl Worker {
     pub fn new(id: usize, shared: Shared) -> Rc<Worker> {
         let mut cache = Cache::new(shared.current.clone());
         let view = View::new(cache.load().clone(), None);
+        let pipes = Pipes::new(shared.status.pipes_per_worker(), shared.status.clone());
         Rc::new(Worker {
             id,
             shared,
@@ -114,6 +122,7 @@ impl Worker {
             buffers: Buffers::default(),
             heads: Heads::default(),
             date: Date::default(),
+            pipes,
             limiter: RefCell::new(Limiter::new(Cause::ALL.len(), LINES_PER_SECOND)),
             cache: RefCell::new(cache),
             view: RefCell::new(view),
@@ -144,6 +153,18 @@ impl Worker {
         let view = self.view();
         let index = *view.by_addr.get(addr)?;
         Some(Here { view, index })
+    }
+
+    /// That of an older snapshot, for what is left of it.
+    pub fn here_before(&self, snapshot: Arc<Snapshot>, addr: &BindAddr) -> Option<Here> {
+        let view = View::new(snapshot, Some(&self.view()));
+        let index = *view.by_addr.get(addr)?;
+        Some(Here { view, index })
+    }
+
+    /// Client connections that are open here, or on their way.
+    pub fn open(&self) -> usize {
+        self.shared.status.open_by_worker[self.id].load(Ordering::Relaxed)
     }
 
     /// Nanoseconds since the process began.

@@ -7,4 +7,5 @@ pub mod buffers;
 pub mod connect;
 pub mod http;
 pub mod session;
+pub mod splice;
 pub mod tcp;

@@ -1,8 +1,8 @@
 //! The listening sockets of the process, by the address that the configuration names.
 //!
-//! The control thread keeps one descriptor of each for as long as some listener wants it, workers
-//! accept from duplicates. So an address that stays keeps its socket, and its queue, across a reload;
-//! whose listener it is, a worker finds in the snapshot.
+//! The control thread keeps one descriptor of each for as long as some listener wants it, one worker
+//! in four accepts from a duplicate. So an address that stays keeps its socket, and its queue, across
+//! a reload; whose listener it is, a worker finds in the snapshot.
 
 use std::collections::HashMap;
 use std::io;
@@ -12,7 +12,7 @@ use tokio::sync::mpsc::{self, UnboundedSender};
 
 use crate::config::model::{BindAddr, Config};
 use crate::flow::thread::Command;
-use crate::listen::{BindError, Bound};
+use crate::listen::{BindError, Bound, ONE_ACCEPTS_FOR};
 
 #[derive(Debug, Default)]
 pub struct Sockets(HashMap<BindAddr, Bound>);
@@ -91,9 +91,9 @@ fn remove_file(addr: &BindAddr) {
     }
 }
 
-/// A worker that has ended hears nothing more, and needs not.
+/// Tells the workers that accept. One that has ended hears nothing more, and needs not.
 fn tell(workers: &[UnboundedSender<Command>], command: impl Fn() -> io::Result<Command>) {
-    for worker in workers {
+    for worker in workers.iter().step_by(ONE_ACCEPTS_FOR) {
         match command() {
             Ok(command) => drop(worker.send(command)),
             Err(error) => tracing::error!(%error, "a worker cannot be given a listening socket"),

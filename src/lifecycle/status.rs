@@ -10,6 +10,13 @@ use tokio::sync::watch;
 
 use super::phase::Phase;
 
+/// Pipes of all workers. So many of 256 KiB the kernel grants to a user who is not privileged
+/// (`fs.pipe-user-pages-soft`, 64 MiB).
+const PIPES: u64 = 256;
+
+/// What a worker may have however many workers there are; the kernel may refuse some.
+const PIPES_AT_LEAST: usize = 8;
+
 #[derive(Debug)]
 pub struct Status {
     pub started: SystemTime,
@@ -21,6 +28,9 @@ pub struct Status {
     /// Written by `lifecycle::reload`.
     pub reload: Mutex<Reload>,
     pub limits: Limits,
+    /// Client connections that each worker has open, or is about to be handed; written by
+    /// `listen::gate`.
+    pub open_by_worker: Box<[AtomicUsize]>,
     /// Panics caught; written by the panic hook.
     pub panics: AtomicU64,
     /// Connections cut at the end of a drain.
@@ -52,6 +62,8 @@ pub struct Limits {
     pub request_body: AtomicU64,
     /// Accept, or a connection to a backend, ran out of file descriptors.
     pub open_files: AtomicU64,
+    /// Bulk was copied for want of a pipe.
+    pub pipes: AtomicU64,
 }
 
 impl Limits {
@@ -61,6 +73,10 @@ impl Limits {
 
     pub fn count_open_files(&self) {
         self.open_files.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn count_pipes(&self) {
+        self.pipes.fetch_add(1, Ordering::Relaxed);
     }
 
     pub fn count_request_body(&self) {
@@ -84,19 +100,29 @@ impl Status {
                 needs_restart: Vec::new(),
             }),
             limits: Limits::default(),
+            open_by_worker: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
             panics: AtomicU64::new(0),
             cut: AtomicU64::new(0),
         }
     }
 
     /// Client connections that the open-files limit has room for: each may take one file more for
-    /// its backend, and some are kept for listeners, probes, the admin server and reloads.
+    /// its backend, and some are kept for listeners, probes, the admin server, reloads and pipes.
     pub fn connections_possible(&self) -> usize {
         if self.open_files_limit == 0 {
             return usize::MAX; // not known
         }
-        let kept = (self.open_files_limit / 4).min(256);
+        let kept = (self.open_files_limit / 4).min(256 + 2 * PIPES);
         usize::try_from((self.open_files_limit - kept) / 2).unwrap_or(usize::MAX).max(1)
+    }
+
+    /// Pipes that a worker may have for bulk, of two descriptors each.
+    pub fn pipes_per_worker(&self) -> usize {
+        let all = match self.open_files_limit {
+            0 => PIPES, // not known
+            limit => PIPES.min(limit / 16),
+        };
+        (all as usize / self.workers.max(1)).max(PIPES_AT_LEAST)
     }
 
     /// How the last reload went. Never held across an await.

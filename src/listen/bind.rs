@@ -5,7 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -37,7 +37,7 @@ fn advice(error: &io::Error) -> &'static str {
     }
 }
 
-/// A bound, listening, non-blocking socket. Workers accept from duplicates of it.
+/// A bound, listening, non-blocking socket. Those workers that accept have duplicates of it.
 #[derive(Debug)]
 pub enum Bound {
     Tcp(std::net::TcpListener),
@@ -67,6 +67,15 @@ impl Bound {
             Bound::Tcp(listener) => Bound::Tcp(listener.try_clone()?),
             Bound::Unix(listener) => Bound::Unix(listener.try_clone()?),
         })
+    }
+}
+
+impl From<Bound> for OwnedFd {
+    fn from(bound: Bound) -> OwnedFd {
+        match bound {
+            Bound::Tcp(listener) => listener.into(),
+            Bound::Unix(listener) => listener.into(),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
-//! The connection limits: of the whole process (accept waits) and of one client (it is refused).
+//! Counts open connections, of the process, of each worker and of each client, and holds the limits:
+//! of the whole process (accept waits) and of one client (it is refused).
 //!
-//! Counting a connection is one atomic addition; the map behind the per-client limit is locked only
+//! Counting a connection is two atomic additions; the map behind the per-client limit is locked only
 //! while that limit is on. A [`Permit`] counts while it lives.
 
 use std::collections::HashMap;
@@ -11,9 +12,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
 
 use crate::lifecycle::status::Status;
-use crate::listen::ClientAddr;
+use crate::listen::{ClientAddr, share};
 
-/// Counts the open client connections of all workers. Their number is `status.limits.open`.
+/// Counts the open client connections. Their number is `status.limits.open`, that of each worker
+/// `status.open_by_worker`.
 #[derive(Debug)]
 pub struct Gate {
     status: Arc<Status>,
@@ -28,6 +30,8 @@ pub struct Gate {
 pub struct Permit {
     gate: Arc<Gate>,
     client: Option<IpAddr>,
+    /// For which it counts; none before it was decided.
+    worker: Option<usize>,
 }
 
 impl Gate {
@@ -47,12 +51,12 @@ impl Gate {
         let mut counted = false;
         loop {
             if open.fetch_add(1, Ordering::AcqRel) < limit() {
-                return Permit { gate: self.clone(), client: None };
+                return Permit { gate: self.clone(), client: None, worker: None };
             }
             // Register before giving the place back: a release in between must not be missed.
             let mut freed = std::pin::pin!(self.freed.notified());
             freed.as_mut().enable();
-            self.waiting.fetch_add(1, Ordering::AcqRel);
+            let _waiting = Waiting::new(&self.waiting);
             open.fetch_sub(1, Ordering::AcqRel);
             if !std::mem::replace(&mut counted, true) {
                 self.status.limits.connections.fetch_add(1, Ordering::Relaxed);
@@ -60,7 +64,6 @@ impl Gate {
             if open.load(Ordering::Acquire) >= limit() {
                 freed.await;
             }
-            self.waiting.fetch_sub(1, Ordering::AcqRel);
         }
     }
 
@@ -70,7 +73,45 @@ impl Gate {
     }
 }
 
+/// One that waits; it may be dropped before its time.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Waiting<'_> {
+    fn new(number: &AtomicUsize) -> Waiting<'_> {
+        number.fetch_add(1, Ordering::AcqRel);
+        Waiting(number)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 impl Permit {
+    /// Decides which worker is to serve this connection, which worker `own` accepted, and counts it
+    /// for that one from now on: the next decision must know of it, though the connection may take
+    /// a while to get there.
+    pub fn place(&mut self, own: usize) -> usize {
+        let worker = share::fewest(&self.gate.status.open_by_worker, own);
+        self.count_for(worker);
+        worker
+    }
+
+    /// This worker serves it, whatever was decided before.
+    pub fn count_for(&mut self, worker: usize) {
+        self.uncount();
+        self.gate.status.open_by_worker[worker].fetch_add(1, Ordering::Relaxed);
+        self.worker = Some(worker);
+    }
+
+    fn uncount(&mut self) {
+        if let Some(worker) = self.worker.take() {
+            self.gate.status.open_by_worker[worker].fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
     /// Counts this connection for its client; `false` if the client has `limit` open already.
     pub fn admit(&mut self, client: ClientAddr, limit: Option<u32>) -> bool {
         let (Some(limit), Some(ip)) = (limit, client.ip()) else { return true };
@@ -89,6 +130,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
+        self.uncount();
         if let Some(key) = self.client {
             let mut map = self.gate.per_client.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(open) = map.get_mut(&key) {
@@ -136,6 +178,25 @@ mod tests {
         let (_second, ()) = tokio::join!(gate.enter(|| 1), freed);
         assert_eq!(gate.status.limits.open.load(Ordering::Relaxed), 1);
         assert_eq!(gate.status.limits.connections.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test]
+    async fn a_connection_counts_for_the_worker_that_serves_it() {
+        let gate = Gate::new(Arc::new(Status::new(2, 1024)));
+        let open = || {
+            let loads = gate.status.open_by_worker.iter();
+            loads.map(|load| load.load(Ordering::Relaxed)).collect::<Vec<_>>()
+        };
+        let mut first = gate.enter(|| 9).await;
+        assert_eq!((first.place(1), open()), (1, vec![0, 1]));
+        let mut second = gate.enter(|| 9).await;
+        assert_eq!((second.place(1), open()), (0, vec![1, 1]));
+        second.count_for(1);
+        assert_eq!(open(), [0, 2]);
+        drop(first);
+        assert_eq!(open(), [0, 1]);
+        drop(second);
+        assert_eq!(open(), [0, 0]);
     }
 
     #[tokio::test]

@@ -1,14 +1,16 @@
-//! Listening sockets: bound once by the control thread, accepted from by every worker.
+//! Listening sockets: bound once by the control thread, accepted from by one worker in four.
 //!
-//! `bind` opens them, `accept` runs a worker's loop and never does slow work in it, `gate` holds the
-//! connection limits, `stream` is what a client's connection looks like to everybody else.
+//! `bind` opens them, `accept` runs a loop on one and never does slow work in it, `gate` counts what
+//! is open and holds the limits, `share` says which worker is to serve a connection, `stream` is what
+//! a client's connection looks like to everybody else.
 
 pub mod accept;
 pub mod bind;
 pub mod gate;
+pub mod share;
 pub mod stream;
 
-pub use accept::Acceptor;
+pub use accept::{Acceptor, ONE_ACCEPTS_FOR};
 pub use bind::{BindError, Bound};
 pub use gate::{Gate, Permit};
-pub use stream::{ClientAddr, ClientStream};
+pub use stream::{Accepted, ClientAddr, ClientStream, Plain, Socket};

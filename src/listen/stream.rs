@@ -3,11 +3,12 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 /// Where a client connects from.
@@ -37,6 +38,23 @@ impl fmt::Display for ClientAddr {
     }
 }
 
+/// A client's connection that no runtime knows of yet: it may go to any worker.
+#[derive(Debug)]
+pub enum Accepted {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl Accepted {
+    /// From now on the current runtime's.
+    pub fn register(self) -> io::Result<ClientStream> {
+        Ok(match self {
+            Accepted::Tcp(stream) => ClientStream::Tcp(TcpStream::from_std(stream)?),
+            Accepted::Unix(stream) => ClientStream::Unix(UnixStream::from_std(stream)?),
+        })
+    }
+}
+
 #[derive(Debug)]
 pub enum ClientStream {
     Tcp(TcpStream),
@@ -49,6 +67,62 @@ impl ClientStream {
         if let ClientStream::Tcp(stream) = self {
             // A socket that is already broken needs no reset.
             let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
+        }
+    }
+}
+
+/// A stream of bytes that may be a socket and nothing else.
+pub trait Socket {
+    /// The socket whose bytes are the stream's as they are; `None` if they are not (TLS).
+    fn plain(&self) -> Option<Plain<'_>>;
+}
+
+impl Socket for ClientStream {
+    fn plain(&self) -> Option<Plain<'_>> {
+        Some(match self {
+            ClientStream::Tcp(stream) => Plain::Tcp(stream),
+            ClientStream::Unix(stream) => Plain::Unix(stream),
+        })
+    }
+}
+
+impl Socket for TcpStream {
+    fn plain(&self) -> Option<Plain<'_>> {
+        Some(Plain::Tcp(self))
+    }
+}
+
+/// A socket for who calls the kernel himself, with the runtime's word on its readiness.
+#[derive(Clone, Copy, Debug)]
+pub enum Plain<'a> {
+    Tcp(&'a TcpStream),
+    Unix(&'a UnixStream),
+}
+
+impl Plain<'_> {
+    pub fn poll_read_ready(self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Plain::Tcp(stream) => stream.poll_read_ready(cx),
+            Plain::Unix(stream) => stream.poll_read_ready(cx),
+        }
+    }
+
+    pub fn poll_write_ready(self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Plain::Tcp(stream) => stream.poll_write_ready(cx),
+            Plain::Unix(stream) => stream.poll_write_ready(cx),
+        }
+    }
+
+    /// Calls `work`; what it was ready for it is no longer if that gives `WouldBlock`.
+    pub fn try_io<T>(
+        self,
+        interest: Interest,
+        work: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>,
+    ) -> io::Result<T> {
+        match self {
+            Plain::Tcp(stream) => stream.try_io(interest, || work(stream.as_fd())),
+            Plain::Unix(stream) => stream.try_io(interest, || work(stream.as_fd())),
         }
     }
 }

@@ -105,6 +105,7 @@ pub enum ProcessFact {
     Ready,
     Phase,
     Workers,
+    WorkerConnections,
     WorkerPanics,
     OpenConnections,
     ConnectionsCut,
@@ -274,7 +275,7 @@ pub const ALL: &[Metric] = &[
         "How often a limit was hit; request_head counts too many headers as well."),
     gauge("evenkeel_limit", &["limit"],
         Process(P::LimitValues),
-        "The limit itself, in connections, bytes, headers or files; no series if it is off."),
+        "The limit itself, in connections, bytes, headers, files or pipes; no series if it is off."),
     gauge("evenkeel_open_connections", &[],
         Process(P::OpenConnections),
         "Client connections open now, whole process; what limits.connections bounds."),
@@ -307,6 +308,9 @@ pub const ALL: &[Metric] = &[
     gauge("evenkeel_workers", &[],
         Process(P::Workers),
         "Data threads."),
+    gauge("evenkeel_worker_open_connections", &["worker"],
+        Process(P::WorkerConnections),
+        "Client connections that a data thread has open; each new one goes to whichever has fewest."),
     counter("evenkeel_worker_panics_total", &[],
         Process(P::WorkerPanics),
         "Panics caught; each cost one connection and is a bug to report."),
@@ -352,7 +356,8 @@ mod tests {
                 assert!(name.ends_with("_seconds"), "{name}");
             }
             for label in metric.labels {
-                let known = labels.contains(label) || ["limit", "version", "phase"].contains(label);
+                let known = labels.contains(label)
+                    || ["limit", "version", "phase", "worker"].contains(label);
                 assert!(known, "{name}: the label {label} is not a known closed set");
             }
             assert!(metric.help.ends_with('.'), "{name}: the help is a sentence");

@@ -111,9 +111,8 @@ fn is_end_to_end(name: &[u8]) -> bool {
 /// Whether a route's edits remove this field, or set it and so replace it.
 pub fn is_replaced(edits: &HeaderEdits, name: &[u8]) -> bool {
     let same = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
-    !edits.is_empty()
-        && (edits.remove.iter().any(|name| same(name.as_str()))
-            || edits.set.iter().any(|(name, _)| same(name.as_str())))
+    edits.remove.iter().any(|name| same(name.as_str()))
+        || edits.set.iter().any(|(name, _)| same(name.as_str()))
 }
 
 /// What a route's edits set and add, in this order.

@@ -86,6 +86,9 @@ impl Paths {
         let mut node = self;
         see(&node.below);
         for segment in segments(path).take(DEPTH) {
+            if node.next.is_empty() {
+                return; // nothing below is told apart
+            }
             match node.next.get(segment) {
                 Some(next) => node = next,
                 None => return,

@@ -2,6 +2,8 @@
 //! SAFETY note each.
 
 pub mod files;
+pub mod pipe;
+pub mod ports;
 pub mod process;
 pub mod shortage;
 pub mod socket;

@@ -2,6 +2,7 @@
 
 mod harness;
 
+mod accept;
 mod cli;
 mod drain;
 mod failover;

@@ -148,6 +148,48 @@ fn large_streams_pass_both_ways_at_once() {
     proxy.wait_at_rest();
     proxy.wait_metric("evenkeel_backend_sent_bytes_total", &[], SIZE as f64);
     proxy.wait_metric("evenkeel_backend_received_bytes_total", &[], SIZE as f64);
+    assert_eq!(proxy.metric("evenkeel_limit_hits_total", &[("limit", "pipes")]), 0.0);
+}
+
+/// The client takes little at a time, over a UNIX socket; the backend sends whatever it can, in the
+/// midst of it many small segments.
+#[test]
+fn a_slow_reader_of_bulk_gets_every_byte() {
+    const SIZE: usize = 12 << 20;
+    let backend = RawBackend::open();
+    let listener = "bind: \"unix:db.sock\", mode: tcp, pool: db";
+    let config = setup().set("workers: 1").listener("db", listener);
+    let proxy = Proxy::start(config.pool("db", [&backend], ""));
+    let mut client = UnixStream::connect(proxy.folder().join("db.sock")).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    let peer = backend.accept();
+    let sent: Vec<u8> = (0..SIZE).map(|at| (at.wrapping_mul(0x9e37_79b9) >> 16) as u8).collect();
+    let mut got = Vec::with_capacity(SIZE);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut stream = peer.stream();
+            stream.set_nodelay(true).unwrap();
+            stream.write_all(&sent[..SIZE / 2]).unwrap();
+            for piece in sent[SIZE / 2..SIZE / 2 + (1 << 20)].chunks(300) {
+                stream.write_all(piece).unwrap();
+            }
+            stream.write_all(&sent[SIZE / 2 + (1 << 20)..]).unwrap();
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+        });
+        let mut buffer = [0; 7_000];
+        loop {
+            let n = client.read(&mut buffer).unwrap();
+            if n == 0 {
+                break;
+            }
+            got.extend_from_slice(&buffer[..n]);
+            thread::yield_now();
+        }
+    });
+    assert!(got == sent, "{} bytes, not the ones that were sent", got.len());
+    drop(client);
+    proxy.wait_at_rest();
+    proxy.wait_metric("evenkeel_backend_received_bytes_total", &[], SIZE as f64);
 }
 
 #[test]

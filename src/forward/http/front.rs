@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 
 use http::StatusCode;
 
+use super::bulk::Source;
 use super::h1::body::Form;
 use super::h1::client::ClientConn;
 use super::h1::write;
@@ -14,6 +15,8 @@ use super::h2;
 use super::head::{Framing, RequestHead, Version};
 use crate::forward::buffer::Buffer;
 use crate::forward::buffers::Buffers;
+use crate::forward::session::Session;
+use crate::listen::Plain;
 use crate::outcome::Cause;
 use crate::route::fields::Store;
 
@@ -75,10 +78,26 @@ impl<'a> Front<'a> {
         }
     }
 
-    /// The socket, where the bytes on it are the body's own: HTTP/1 without TLS.
-    pub fn plain(&self) -> Option<&crate::listen::ClientStream> {
+    /// The client's socket for bytes in bulk, where they are the body's own: HTTP/1 without TLS.
+    pub fn plain(&self) -> Option<Plain<'_>> {
         match self {
-            Front::H1(front) => Some(front.conn.stream()),
+            Front::H1(front) => front.conn.plain(),
+            Front::H2(_) => None,
+        }
+    }
+
+    /// Where the rest of the request's body comes from in bulk.
+    pub fn bulk_source(&mut self) -> Option<Source<'_>> {
+        match self {
+            Front::H1(front) => front.conn.bulk_source(),
+            Front::H2(_) => None,
+        }
+    }
+
+    /// Bytes went by in bulk. (The session counts them; HTTP/2 never moves any.)
+    pub fn session(&self) -> Option<&Session> {
+        match self {
+            Front::H1(front) => Some(front.conn.session()),
             Front::H2(_) => None,
         }
     }
@@ -115,18 +134,18 @@ impl<'a> Front<'a> {
         }
     }
 
-    /// How an answer that is framed so by its backend is wanted here. `trailers`: the request said that
-    /// it takes them.
-    pub fn want(&self, framing: Framing, trailers: bool) -> Want {
+    /// How an answer that is framed so by its backend is wanted here. `trailers`: whether the request
+    /// said that it takes them.
+    pub fn want(&self, framing: Framing, trailers: impl FnOnce() -> bool) -> Want {
         let (http2, old) = match self {
             Front::H1(front) => (false, front.version == Version::Http10),
             Front::H2(_) => (true, false),
         };
-        let chunks = if trailers { Form::Chunks } else { Form::ChunksOnly };
         let data = |framing, chunk| Want { framing, form: Form::Data, chunk };
         match framing {
             Framing::Chunked if !http2 && !old => {
-                Want { framing: Framing::Chunked, form: chunks, chunk: false }
+                let form = if trailers() { Form::Chunks } else { Form::ChunksOnly };
+                Want { framing: Framing::Chunked, form, chunk: false }
             }
             Framing::Chunked => data(Framing::UntilClose, false),
             Framing::UntilClose if !http2 && !old => data(Framing::Chunked, true),

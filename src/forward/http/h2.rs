@@ -279,6 +279,7 @@ fn head(parts: &Parts, ended: bool, heads: &Heads) -> RequestHead {
         expects_continue: false,
         authority: 0..after_authority,
         target: after_authority..after_target,
+        path_len: RequestHead::path_len(target),
         store,
     }
 }

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use http::{Method, StatusCode};
 
 use crate::route::Fields;
-use crate::route::fields::Store;
+use crate::route::fields::{Known, Store};
 
 /// Stores that a worker keeps when no head is in them.
 const STORES_KEPT: usize = 64;
@@ -20,14 +20,15 @@ const STORES_KEPT: usize = 64;
 /// One that has grown beyond this is not kept.
 const STORE_BYTES: usize = 16 * 1024;
 
-/// A worker's stores; clones are handles to the same ones.
+/// A worker's stores; clones are handles to the same ones. In boxes, as heads are moved about.
 #[derive(Clone, Debug, Default)]
-pub struct Heads(Rc<RefCell<Vec<Store>>>);
+#[allow(clippy::vec_box)]
+pub struct Heads(Rc<RefCell<Vec<Box<Store>>>>);
 
 /// A store on loan. Dropped, it goes back to its worker.
 #[derive(Debug)]
 pub struct Loan {
-    store: Store,
+    store: Box<Store>,
     home: Heads,
 }
 
@@ -96,6 +97,8 @@ pub struct RequestHead {
     pub authority: Range<u32>,
     /// Path and query as they were written; empty where an absolute target has none.
     pub target: Range<u32>,
+    /// Length of the path within it.
+    pub path_len: u32,
     pub store: Loan,
 }
 
@@ -126,13 +129,21 @@ impl RequestHead {
         self.text(&self.target)
     }
 
+    /// What stands before the first question mark.
     pub fn path(&self) -> &str {
-        self.target().split('?').next().unwrap_or("")
+        self.split_target().0
     }
 
-    /// What follows the first question mark.
-    pub fn query(&self) -> Option<&str> {
-        self.target().split_once('?').map(|(_, query)| query)
+    /// The path, and the query without its question mark.
+    pub fn split_target(&self) -> (&str, Option<&str>) {
+        let target = self.target();
+        let (path, rest) = target.split_at(self.path_len as usize);
+        (path, rest.get(1..))
+    }
+
+    /// The length of the path in a target.
+    pub fn path_len(target: &str) -> u32 {
+        memchr::memchr(b'?', target.as_bytes()).unwrap_or(target.len()) as u32
     }
 
     fn text(&self, range: &Range<u32>) -> &str {
@@ -151,8 +162,24 @@ impl ResponseHead {
         &self.store.bytes[self.reason.start as usize..self.reason.end as usize]
     }
 
+    /// The length that an answer without a body (to HEAD, 304) tells of the one that it would have had.
+    pub fn told_length(&self) -> Option<u64> {
+        let tells = self.framing == Framing::None
+            && self.status != StatusCode::NO_CONTENT
+            && !self.status.is_informational();
+        let length = self.fields().of(Known::ContentLength).next().filter(|_| tells)?;
+        number(length)
+    }
+
     /// 1xx but 101: another head follows.
     pub fn is_interim(&self) -> bool {
         self.status.is_informational() && self.status != StatusCode::SWITCHING_PROTOCOLS
     }
+}
+
+/// A number of digits alone; `None` also if it is too large.
+pub fn number(digits: &[u8]) -> Option<u64> {
+    let digit = |byte: &u8| byte.is_ascii_digit().then(|| u64::from(byte - b'0'));
+    let add = |n: u64, byte| n.checked_mul(10)?.checked_add(digit(byte)?);
+    digits.iter().try_fold(0, add).filter(|_| !digits.is_empty())
 }

@@ -14,7 +14,7 @@ pub struct Idle(RefCell<FxHashMap<u64, Vec<Resting>>>);
 
 #[derive(Debug)]
 struct Resting {
-    conn: BackendConn,
+    conn: Box<BackendConn>,
     since: u64,
     until: u64,
 }
@@ -25,7 +25,7 @@ const FRESH: Duration = Duration::from_secs(1);
 
 impl Idle {
     /// Keeps a connection for `keep`, unless `most` of this backend's rest here already.
-    pub fn put(&self, backend: u64, conn: BackendConn, now: u64, keep: Duration, most: usize) {
+    pub fn put(&self, backend: u64, conn: Box<BackendConn>, now: u64, keep: Duration, most: usize) {
         let mut map = self.0.borrow_mut();
         let resting = map.entry(backend).or_default();
         let ticks = ticks(keep);
@@ -36,7 +36,7 @@ impl Idle {
 
     /// The connection that came last and still lives. `careful`: for a request that can be sent
     /// only once.
-    pub fn take(&self, backend: u64, now: u64, careful: bool) -> Option<BackendConn> {
+    pub fn take(&self, backend: u64, now: u64, careful: bool) -> Option<Box<BackendConn>> {
         let mut map = self.0.borrow_mut();
         let resting = map.get_mut(&backend)?;
         while let Some(found) = resting.pop() {

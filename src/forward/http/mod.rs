@@ -8,6 +8,7 @@
 //! A backend connection has no task of its own: whoever waits for its answer drives it. That saves
 //! two task switches a request, and a request that is dropped takes its connection with it.
 
+pub mod bulk;
 pub mod date;
 pub mod exchange;
 pub mod front;
@@ -16,6 +17,7 @@ pub mod h2;
 pub mod head;
 pub mod idle;
 pub mod io;
+pub mod upload;
 
 pub use front::{Front, Sink};
 pub use h1::backend::BackendConn;

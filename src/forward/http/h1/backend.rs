@@ -16,7 +16,9 @@ use super::body::{Body, Broken, Form};
 use super::parse::{self, Limits};
 use crate::forward::buffer::Buffer;
 use crate::forward::buffers::Buffers;
+use crate::forward::http::bulk::Source;
 use crate::forward::http::head::{Heads, ResponseHead};
+use crate::listen::{Plain, Socket};
 use crate::outcome::Cause;
 use crate::pool::BackendState;
 
@@ -86,7 +88,8 @@ impl BackendConn {
         self.is_at_rest() && peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    fn is_at_rest(&self) -> bool {
+    /// The last exchange ended in good order.
+    pub fn is_at_rest(&self) -> bool {
         self.kept && self.body.is_ended() && self.input.is_none()
     }
 
@@ -154,6 +157,28 @@ impl BackendConn {
     ) -> Poll<Result<Option<Buffer>, Broken>> {
         let BackendConn { stream, meter, input, body, .. } = self;
         body.poll_piece(cx, stream, input, buffers, |n| meter.received(n))
+    }
+
+    /// Where the rest of the answer's body comes from in bulk, if nothing of it has been read ahead.
+    pub fn bulk_source(&mut self) -> Option<Source<'_>> {
+        match self.input {
+            None => Some((self.stream.plain()?, &mut self.body)),
+            Some(_) => None,
+        }
+    }
+
+    /// Where bytes go in bulk, once all that was pending has been written.
+    pub fn plain(&self) -> Option<Plain<'_>> {
+        self.stream.plain()
+    }
+
+    /// Bytes went by in bulk.
+    pub fn count_received(&self, bytes: u64) {
+        self.meter.received(bytes as usize);
+    }
+
+    pub fn count_sent(&self, bytes: u64) {
+        self.meter.sent(bytes as usize);
     }
 
     /// The reader of the answer's body.

@@ -14,9 +14,10 @@ use super::body::{Body, Broken, Form};
 use super::parse::{self, Limits};
 use crate::forward::buffer::Buffer;
 use crate::forward::buffers::Buffers;
+use crate::forward::http::bulk::Source;
 use crate::forward::http::head::{Framing, Heads, RequestHead};
 use crate::forward::session::{Phase, Session};
-use crate::listen::ClientStream;
+use crate::listen::{ClientStream, Plain, Socket};
 use crate::outcome::Cause;
 
 /// RFC 9113 3.4: what an HTTP/2 client sends first.
@@ -51,6 +52,8 @@ pub enum Stop {
     Refused(Cause),
     /// It went away in the middle of a head.
     Gone,
+    /// The session was cut.
+    Cut,
 }
 
 #[derive(Debug)]
@@ -74,16 +77,19 @@ impl ClientConn {
     }
 
     /// Waits for the next request's head. `first`: it may turn out to be HTTP/2.
-    pub async fn next(
+    pub fn next(
         &mut self,
         bounds: &Bounds,
         heads: &Heads,
         first: bool,
-    ) -> Result<Next, Stop> {
+    ) -> impl Future<Output = Result<Next, Stop>> {
         // As many bytes were looked at in vain.
         let mut tried = 0;
-        poll_fn(|cx| {
+        poll_fn(move |cx| {
             loop {
+                if self.session.is_cut() {
+                    return Poll::Ready(Err(Stop::Cut));
+                }
                 if let Some(next) = self.look(bounds, heads, first, &mut tried)? {
                     return Poll::Ready(Ok(next));
                 }
@@ -108,7 +114,6 @@ impl ClientConn {
                 }
             }
         })
-        .await
     }
 
     /// Looks whether what has come so far is a head.
@@ -223,12 +228,25 @@ impl ClientConn {
         self.input.is_some()
     }
 
-    pub fn buffers(&self) -> &Buffers {
-        &self.buffers
+    /// Where the rest of the request's body comes from in bulk, if nothing of it has been read ahead.
+    pub fn bulk_source(&mut self) -> Option<Source<'_>> {
+        match self.input {
+            None => Some((self.stream.plain()?, &mut self.body)),
+            Some(_) => None,
+        }
     }
 
-    pub fn stream(&self) -> &ClientStream {
-        &self.stream
+    /// Where bytes go in bulk, once all that was queued has been written.
+    pub fn plain(&self) -> Option<Plain<'_>> {
+        self.stream.plain()
+    }
+
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    pub fn buffers(&self) -> &Buffers {
+        &self.buffers
     }
 
     /// The socket, and what was read beyond the last request.

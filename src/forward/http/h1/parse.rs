@@ -9,7 +9,9 @@ use std::mem::MaybeUninit;
 use http::{Method, StatusCode};
 use httparse::{Error, Header, ParserConfig, Request, Response, Status};
 
-use crate::forward::http::head::{Framing, Heads, Loan, RequestHead, ResponseHead, Version};
+use crate::forward::http::head::{
+    Framing, Heads, Loan, RequestHead, ResponseHead, Version, number,
+};
 use crate::outcome::Cause;
 use crate::route::Fields;
 use crate::route::fields::{Known, Span};
@@ -78,6 +80,7 @@ pub fn request(bytes: &[u8], limits: Limits, heads: &Heads) -> Read<RequestHead>
             let at = part.as_ptr() as usize - head.as_ptr() as usize;
             at as u32..(at + part.len()) as u32
         };
+        let path_len = RequestHead::path_len(target);
         let (authority, target) = (place(authority), place(target));
         drop(connection);
         let read = RequestHead {
@@ -88,6 +91,7 @@ pub fn request(bytes: &[u8], limits: Limits, heads: &Heads) -> Read<RequestHead>
             expects_continue,
             authority,
             target,
+            path_len,
             store,
         };
         Ok(Some((read, length)))
@@ -275,11 +279,7 @@ fn content_length(fields: Fields<'_>) -> Option<Option<u64>> {
     let mut lengths = fields.of(Known::ContentLength);
     match (lengths.next(), lengths.next()) {
         (None, _) => Some(None),
-        (Some(length), None) => {
-            let digits = !length.is_empty() && length.iter().all(u8::is_ascii_digit);
-            let number = std::str::from_utf8(length).ok().filter(|_| digits)?;
-            number.parse().ok().filter(|&length| length <= LONGEST).map(Some)
-        }
+        (Some(length), None) => number(length).filter(|&length| length <= LONGEST).map(Some),
         _ => None,
     }
 }
@@ -304,7 +304,7 @@ mod tests {
     #[test]
     fn a_request_is_taken_apart() {
         let head = asked("GET /a?b=c HTTP/1.1\r\nHost: x\r\nX-A:  1 \t\r\nx-b:\r\n\r\n");
-        assert_eq!((head.method.as_str(), head.path(), head.query()), ("GET", "/a", Some("b=c")));
+        assert_eq!((head.method.as_str(), head.split_target()), ("GET", ("/a", Some("b=c"))));
         assert_eq!((head.framing, head.keep_alive), (Framing::None, true));
         assert_eq!(format!("{:?}", head.fields()), "[Host: x, X-A: 1, x-b: ]");
         let head = asked("GET http://x:80/a HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n");
