@@ -9,7 +9,7 @@ const POISON: &str = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison";
 
 /// What the client is to see.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Seen {
+pub enum Seen {
     /// A status of our own: 502, 504.
     Ours(u16),
     /// The backend's answer, with this status and body.
@@ -19,10 +19,10 @@ enum Seen {
 }
 
 #[derive(Clone, Debug)]
-struct Case {
-    method: &'static str,
-    reply: Reply,
-    seen: Seen,
+pub struct Case {
+    pub method: &'static str,
+    pub reply: Reply,
+    pub seen: Seen,
     /// Whether the backend's connection may carry another request.
     kept: bool,
 }
@@ -151,7 +151,7 @@ fn bad_heads() -> Vec<Case> {
 }
 
 /// Answers that end before their end, by what they say of themselves.
-fn cut_short() -> Vec<Case> {
+pub fn cut_short() -> Vec<Case> {
     let mut all = Vec::new();
     let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
     for then in [Then::Close, Then::Reset] {
@@ -182,7 +182,7 @@ fn cut_short() -> Vec<Case> {
 }
 
 /// Whole answers, after which nothing may follow on their connection.
-fn doubtful() -> Vec<Case> {
+pub fn doubtful() -> Vec<Case> {
     let length = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody";
     let chunks = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n";
     let body = || theirs(200, "body");
@@ -223,7 +223,7 @@ fn doubtful() -> Vec<Case> {
 }
 
 /// Unusual, and nothing wrong with them.
-fn unusual() -> Vec<Case> {
+pub fn unusual() -> Vec<Case> {
     let body = || theirs(200, "body");
     let fields =
         |fields: &str| case(format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\nbody"), body()).kept();
@@ -298,13 +298,13 @@ fn unusual() -> Vec<Case> {
     ]
 }
 
-struct Stage {
-    witness: Witness,
-    proxy: Proxy,
-    cases: Vec<Case>,
+pub struct Stage {
+    pub witness: Witness,
+    pub proxy: Proxy,
+    pub cases: Vec<Case>,
 }
 
-fn stage(cases: Vec<Case>) -> Stage {
+pub fn stage(cases: Vec<Case>) -> Stage {
     let replies: Vec<Reply> = cases.iter().map(|case| case.reply.clone()).collect();
     let witness = Witness::saying(move |got: &Got| {
         match got.target().strip_prefix("/case/").and_then(|n| n.parse::<usize>().ok()) {

@@ -281,6 +281,25 @@ fn an_upload_that_goes_on_behind_its_answer_is_no_silence() {
     assert_eq!(proxy.metric("evenkeel_backend_failures_total", &[]), 0.0);
 }
 
+#[test]
+fn the_last_answer_is_not_lost_to_bytes_that_nobody_reads() {
+    let (backend, proxy, _) = start("");
+    let text = "x".repeat(300_000);
+    for n in 0..5 {
+        let mut conn = Conn::open(proxy.address("web")).unwrap();
+        conn.send("GET / HTTP/1.0\r\n\r\n").unwrap();
+        let mut peer = backend.accept();
+        peer.head();
+        // Some clients end a request with an empty line too many (RFC 9112 2.2).
+        conn.send("\r\n").unwrap();
+        peer.answer(&text);
+        // All is written and the connection closed before the client takes anything.
+        let ended = n as f64 + 1.0;
+        proxy.wait_metric("evenkeel_listener_requests_total", &[("class", "2xx")], ended);
+        assert_eq!(conn.answer("GET").unwrap().body.len(), text.len());
+    }
+}
+
 const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: a/1, b\r\n";
 
 #[test]

@@ -13,6 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
+use crate::h1_responses::{Seen, cut_short, doubtful, stage, unusual};
 use crate::harness::{Backend, PATIENCE, Proxy, RawBackend, Signal, get, setup};
 
 /// A client's connection, which lives on a thread of its own.
@@ -324,4 +325,41 @@ fn trailers_come_through() {
     assert_eq!(answer.trailers.unwrap()["grpc-status"], "0");
     let (head, _peer) = serving.join().unwrap();
     assert_eq!((head.one("te"), head.one("connection")), ("trailers", "te"));
+}
+
+#[test]
+fn hostile_answers_break_their_stream_alone_and_are_never_taken_for_whole() {
+    let mut cases = [cut_short(), doubtful(), unusual()].concat();
+    // This client takes heads of 16 KiB.
+    cases.retain(|case| case.reply.bytes.len() < 10_000);
+    let stage = stage(cases);
+    let mut client = Client::open(stage.proxy.address("web"));
+    let asking = |method: &str, target: &str| {
+        let request = Request::builder().method(method).uri(format!("http://a.example{target}"));
+        request.body(Full::default()).expect("a sound request")
+    };
+    for (n, case) in stage.cases.iter().enumerate() {
+        let what = case.reply.bytes[..case.reply.bytes.len().min(200)].escape_ascii();
+        let seen = match client.ask(asking(case.method, &format!("/case/{n}"))) {
+            Ok(whole) if whole.head.status == 502 => Seen::Ours(502),
+            Ok(whole) => Seen::Theirs(whole.head.status.as_u16(), whole.body.to_vec()),
+            Err(_) => Seen::CutShort,
+        };
+        assert_eq!(seen, case.seen, "{what}");
+        let target = format!("/after/{n}");
+        assert_eq!(client.ask(asking("GET", &target)).unwrap().body, target, "{what}");
+    }
+    stage.proxy.wait_at_rest();
+}
+
+#[test]
+fn a_length_is_said_once() {
+    let backend = RawBackend::open();
+    let (_proxy, mut client) = start(&backend);
+    let mut request = asking("POST", "", "x");
+    for _ in 0..2 {
+        request.headers_mut().append("content-length", "1".parse().unwrap());
+    }
+    assert_eq!(client.ask(request).unwrap().head.status, 400);
+    assert!(!backend.is_called());
 }

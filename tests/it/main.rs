@@ -6,6 +6,8 @@ mod accept;
 mod cli;
 mod drain;
 mod failover;
+mod h1_corpus;
+mod h1_differential;
 mod h1_passes;
 mod h1_requests;
 mod h1_responses;

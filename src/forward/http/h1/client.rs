@@ -266,7 +266,8 @@ impl ClientConn {
         let (session, deadline) = (self.session.clone(), self.session.deadline.clone());
         let lingering = async {
             let flushed = poll_fn(|cx| self.poll_flush(cx)).await.is_ok();
-            if !flushed || !unread && self.input.take().is_none() {
+            let unread = unread || self.unseen || self.input.take().is_some();
+            if !flushed || !unread {
                 return;
             }
             // An error tells of the client's end, as the reading below does.
