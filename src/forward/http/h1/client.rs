@@ -4,10 +4,12 @@
 //! is a socket and this struct.
 
 use std::future::poll_fn;
+use std::mem::MaybeUninit;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::AsyncWriteExt;
 
 use super::body::{Body, Broken, Form};
@@ -259,6 +261,13 @@ impl ClientConn {
         self.stream.reset_on_close();
     }
 
+    /// Whether the kernel has something of the client's that nobody has read.
+    fn has_unread(&self) -> bool {
+        let ClientStream::Tcp(stream) = &self.stream else { return false };
+        let mut byte = [MaybeUninit::uninit()];
+        SockRef::from(stream).peek(&mut byte).is_ok_and(|n| n > 0)
+    }
+
     /// Writes what is queued and closes in order: our side first, then what the client is still sending
     /// is taken for a while. A socket that is closed on unread bytes is reset, and our last answer may
     /// be lost with it (RFC 9112 9.6).
@@ -266,7 +275,7 @@ impl ClientConn {
         let (session, deadline) = (self.session.clone(), self.session.deadline.clone());
         let lingering = async {
             let flushed = poll_fn(|cx| self.poll_flush(cx)).await.is_ok();
-            let unread = unread || self.unseen || self.input.take().is_some();
+            let unread = unread || self.input.take().is_some() || self.has_unread();
             if !flushed || !unread {
                 return;
             }
