@@ -5,7 +5,7 @@
 //! them. Whether a failed request may be sent again is not decided here.
 
 use std::future::poll_fn;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use super::bulk::{Bulk, Moved};
@@ -135,66 +135,29 @@ pub async fn relay(
     conn: &mut BackendConn,
     upload: &mut Upload,
     clocks: &Clocks,
-    mut head: Option<Buffer>,
+    head: Option<Buffer>,
     want: Want,
     silence: Duration,
 ) -> End {
     upload.answered();
     let step = &clocks.step;
-    let mut bulk = upload.another_bulk();
-    let mut finished = false;
+    let mut down = Down { head, want, bulk: upload.another_bulk(), read: false };
     poll_fn(|cx| {
         let mut moved = false;
-        let end = loop {
-            if !upload.is_done(front)
-                && matches!(upload.poll(cx, front, conn, step), Poll::Ready(Err(_)))
-            {
-                break Some(End::Gone);
+        let sound = upload.go_on(cx, front, conn, step);
+        let end = match down.poll(cx, front, conn, &mut moved) {
+            _ if !sound => Some(End::Gone),
+            Poll::Ready(Ok(())) => {
+                // What has come of the request in the meantime; what it is worth shows in `is_done`.
+                upload.go_on(cx, front, conn, step);
+                Some(End::Whole { reusable: upload.is_done(front) })
             }
-            moved |= upload.has_moved();
-            let queued = front.queued();
-            let flushed = front.poll_flush(cx);
-            moved |= front.queued() < queued;
-            match flushed {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(_)) => break Some(End::Gone),
-                Poll::Pending => break None,
-            }
-            if finished {
-                let reusable = upload.is_done(front);
-                break Some(End::Whole { reusable });
-            }
-            if head.is_none() {
-                let mut n = 0;
-                let polled = poll_bulk(cx, &mut bulk, front, conn, &mut n);
-                moved |= n > 0;
-                match polled {
-                    Poll::Ready(None) => {}
-                    Poll::Ready(end) => break end,
-                    Poll::Pending => break None,
-                }
-            }
-            let mut piece = match conn.poll_body(cx, front.buffers()) {
-                Poll::Ready(Ok(piece)) => piece,
-                Poll::Ready(Err(Broken::Short | Broken::Coding | Broken::TooLarge)) => {
-                    break Some(End::Truncated);
-                }
-                Poll::Pending if head.is_some() => None,
-                Poll::Pending => break None,
-            };
-            moved = true;
-            if want.chunk {
-                chunk(&mut piece, conn.body().is_ended(), front.buffers());
-            }
-            if conn.body().is_ended() {
-                finished = true;
-                front.finish(conn.body().trailers());
-            }
-            queue(front, head.take(), piece);
+            Poll::Ready(Err(end)) => Some(end),
+            // Nothing is to be written to it just now, so only looking tells that it has gone.
+            Poll::Pending => front.poll_gone(cx).is_ready().then_some(End::Gone),
         };
-        // Nothing is to be written to it just now, so only looking tells that it has gone.
-        let gone = || front.poll_gone(cx).is_ready().then_some(End::Gone);
-        if let Some(end) = end.or_else(gone) {
+        moved |= upload.has_moved();
+        if let Some(end) = end {
             step.clear();
             return Poll::Ready(end);
         }
@@ -213,27 +176,81 @@ pub async fn relay(
     .await
 }
 
-/// The rest of a long answer; `None`: what comes next is to be copied. `moved`: bytes that went.
-fn poll_bulk(
-    cx: &mut Context<'_>,
-    bulk: &mut Bulk,
-    front: &Front<'_>,
-    conn: &mut BackendConn,
-    moved: &mut u64,
-) -> Poll<Option<End>> {
-    let (Some(source), Some(to)) = (conn.bulk_source(), front.plain()) else {
-        return Poll::Ready(None);
-    };
-    let polled = bulk.poll(cx, source, to, |n| *moved = n);
-    if *moved > 0 {
-        conn.count_received(*moved);
-        front.session().into_iter().for_each(|session| session.count_sent(*moved as usize));
+/// An answer on its way down.
+struct Down {
+    /// Begun, and not sent yet: it waits for the first of the body.
+    head: Option<Buffer>,
+    want: Want,
+    bulk: Bulk,
+    /// All of it has been read.
+    read: bool,
+}
+
+impl Down {
+    /// Moves on what there is to move; ready when the client has all of it. `moved`: something went.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        front: &mut Front<'_>,
+        conn: &mut BackendConn,
+        moved: &mut bool,
+    ) -> Poll<Result<(), End>> {
+        loop {
+            let queued = front.queued();
+            let flushed = front.poll_flush(cx);
+            *moved |= front.queued() < queued;
+            ready!(flushed).map_err(|_| End::Gone)?;
+            if self.read {
+                return Poll::Ready(Ok(()));
+            }
+            if self.head.is_none() {
+                ready!(self.poll_bulk(cx, front, conn, moved))?;
+            }
+            let mut piece = match conn.poll_body(cx, front.buffers()) {
+                Poll::Ready(Ok(piece)) => piece,
+                Poll::Ready(Err(Broken::Short | Broken::Coding | Broken::TooLarge)) => {
+                    return Poll::Ready(Err(End::Truncated));
+                }
+                // The head need not wait for a body that is slow to come.
+                Poll::Pending if self.head.is_some() => None,
+                Poll::Pending => return Poll::Pending,
+            };
+            *moved = true;
+            if self.want.chunk {
+                chunk(&mut piece, conn.body().is_ended(), front.buffers());
+            }
+            if conn.body().is_ended() {
+                self.read = true;
+                front.finish(conn.body().trailers());
+            }
+            queue(front, self.head.take(), piece);
+        }
     }
-    polled.map(|stopped| match stopped {
-        Ok(Moved::CopyNext) => None,
-        Ok(Moved::Short) | Err(splice::Broken::From) => Some(End::Truncated),
-        Err(splice::Broken::To) => Some(End::Gone),
-    })
+
+    /// The rest of a long body; ready when what comes next, if anything does, is to be copied.
+    fn poll_bulk(
+        &mut self,
+        cx: &mut Context<'_>,
+        front: &Front<'_>,
+        conn: &mut BackendConn,
+        moved: &mut bool,
+    ) -> Poll<Result<(), End>> {
+        let (Some(source), Some(to)) = (conn.bulk_source(), front.plain()) else {
+            return Poll::Ready(Ok(()));
+        };
+        let mut bytes = 0;
+        let polled = self.bulk.poll(cx, source, to, |n| bytes = n);
+        if bytes > 0 {
+            *moved = true;
+            conn.count_received(bytes);
+            front.session().into_iter().for_each(|session| session.count_sent(bytes as usize));
+        }
+        polled.map(|stopped| match stopped {
+            Ok(Moved::CopyNext) => Ok(()),
+            Ok(Moved::Short) | Err(splice::Broken::From) => Err(End::Truncated),
+            Err(splice::Broken::To) => Err(End::Gone),
+        })
+    }
 }
 
 /// The head and the first of the body go out together.

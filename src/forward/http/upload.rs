@@ -271,6 +271,17 @@ impl Upload {
         self.attempt.replayed = 0;
     }
 
+    /// Moves on what is left of it behind its answer's head; `false`: the client has broken it.
+    pub fn go_on(
+        &mut self,
+        cx: &mut Context<'_>,
+        front: &mut Front<'_>,
+        conn: &mut BackendConn,
+        step: &Deadline,
+    ) -> bool {
+        self.is_done(front) || !matches!(self.poll(cx, front, conn, step), Poll::Ready(Err(_)))
+    }
+
     /// The whole request has reached the backend, so that its connection may carry another.
     pub fn is_done(&self, front: &Front<'_>) -> bool {
         front.is_body_ended() && self.attempt.pending.is_none() && !self.attempt.deaf
