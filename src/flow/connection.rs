@@ -95,6 +95,7 @@ fn http(
             };
             match told {
                 Ok(Some(After::Keep)) => {}
+                Ok(Some(After::Close { unread: false })) if conn.is_clean() => return,
                 Ok(Some(After::Close { unread })) => return Box::pin(conn.close(unread)).await,
                 Ok(Some(After::Reset)) => return conn.reset(),
                 Ok(Some(After::Upgraded(upgrade))) => {

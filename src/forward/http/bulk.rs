@@ -11,7 +11,7 @@ use crate::forward::splice::{Broken, Pipes, Splice, Stop};
 use crate::listen::Plain;
 
 /// From so many bytes on, the rest of a body costs less spliced than copied.
-const FROM_BYTES: u64 = 64 * 1024;
+const FROM_BYTES: u64 = 32 * 1024;
 
 /// One direction of one exchange.
 #[derive(Debug)]

@@ -93,11 +93,6 @@ impl BackendConn {
         self.kept && self.body.is_ended() && self.input.is_none()
     }
 
-    /// After this exchange it is closed, whatever the answer says.
-    pub fn spoil(&mut self) {
-        self.kept = false;
-    }
-
     /// Writes once, and uses up what was written.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, from: &mut Buffer) -> Poll<io::Result<()>> {
         let n = ready!(from.poll_drain(cx, &mut self.stream))?;

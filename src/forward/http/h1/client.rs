@@ -225,11 +225,6 @@ impl ClientConn {
         }
     }
 
-    /// After an answer that another request may follow.
-    pub fn has_more(&self) -> bool {
-        self.input.is_some()
-    }
-
     /// Where the rest of the request's body comes from in bulk, if nothing of it has been read ahead.
     pub fn bulk_source(&mut self) -> Option<Source<'_>> {
         match self.input {
@@ -266,6 +261,12 @@ impl ClientConn {
         let ClientStream::Tcp(stream) = &self.stream else { return false };
         let mut byte = [MaybeUninit::uninit()];
         SockRef::from(stream).peek(&mut byte).is_ok_and(|n| n > 0)
+    }
+
+    /// Whether dropping it closes it in good order: all was written, and nothing of the client's lies
+    /// unread.
+    pub fn is_clean(&self) -> bool {
+        self.output.is_none() && self.input.is_none() && !self.has_unread()
     }
 
     /// Writes what is queued and closes in order: our side first, then what the client is still sending
