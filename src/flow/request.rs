@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 
 use super::answer::{self, Answer};
 use super::attempt::{Attempt, Failed};
@@ -76,43 +76,34 @@ pub fn serve(
     // What comes before is not part of the future: it would be carried along to the end.
     async move {
         let decision = decide(&here, &record.client, &record.head);
-        let (failed, route) = match &decision {
+        let plan = match &decision {
+            Ok(Decision::Forward(plan)) => plan,
             Ok(Decision::Answer(own)) => {
                 return finish(&record, &mut front, &step, own, None).await;
             }
-            Ok(Decision::Forward(plan)) => {
-                record.pool(&plan.picker);
-                let clocks = clocks(&record.client, plan, &step);
-                let mut upload = upload(plan, &record);
-                match forward(&here, plan, &clocks, &record, &mut front, &mut upload).await {
-                    Ok((mut exchange, answer)) => {
-                        let (head, want) =
-                            exchange.begin(plan, &record, &mut front, &upload, answer);
-                        let idle = plan.timeouts.stream_idle;
-                        let conn = &mut exchange.conn;
-                        let relay = exchange::relay(
-                            &mut front,
-                            conn,
-                            &mut upload,
-                            &clocks,
-                            head,
-                            want,
-                            idle,
-                        );
-                        let end = relay.await;
-                        if exchange.switches && matches!(end, End::Whole { .. }) {
-                            let upgrade = Upgrade { exchange, record, idle };
-                            return After::Upgraded(Box::new(upgrade));
-                        }
-                        return exchange.end(end, &record, &front);
-                    }
-                    Err(cause) => (cause, Some(plan.route)),
-                }
+            Err((cause, route)) => {
+                let own = answer::error(*cause, pages(&here, *route));
+                return finish(&record, &mut front, &step, &own, Some(*cause)).await;
             }
-            Err((cause, route)) => (*cause, *route),
         };
-        let own = answer::error(failed, pages(&here, route));
-        finish(&record, &mut front, &step, &own, Some(failed)).await
+        record.pool(&plan.picker);
+        let clocks = clocks(&record.client, plan, &step);
+        let mut upload = upload(plan, &record);
+        let begun = forward(&here, plan, &clocks, &record, &mut front, &mut upload).await;
+        let (mut exchange, answer) = match begun {
+            Ok(begun) => begun,
+            Err(cause) => {
+                let own = answer::error(cause, pages(&here, Some(plan.route)));
+                return finish(&record, &mut front, &step, &own, Some(cause)).await;
+            }
+        };
+        let (head, want) = exchange.begin(plan, &record, &mut front, &upload, answer);
+        let (conn, idle) = (&mut exchange.conn, plan.timeouts.stream_idle);
+        let end = exchange::relay(&mut front, conn, &mut upload, &clocks, head, want, idle).await;
+        if exchange.switches && matches!(end, End::Whole { .. }) {
+            return After::Upgraded(Box::new(Upgrade { exchange, record, idle }));
+        }
+        exchange.end(end, &record, &front)
     }
 }
 
@@ -125,14 +116,25 @@ pub async fn refuse(client: &Client, mut conn: ClientConn, cause: Cause) {
     }
     record::refused(client, cause);
     let own = answer::error(cause, pages(&here, None));
-    let worker = &client.worker;
-    let date = worker.date.with(worker.wheel.now(), str::to_owned);
     let mut front = Front::refusing(&mut conn);
-    own.queue(&mut front, None, true, &date);
-    let idle = here.listener().config.timeouts.stream_idle;
-    if exchange::flush(&mut front, &client.session.deadline, idle).await.is_ok() {
+    if send(&own, client, &mut front, &client.session.deadline, None, true).await.is_ok() {
         conn.close(true).await;
     }
+}
+
+/// Sends an answer of our own, and waits until the client has taken it.
+async fn send(
+    own: &Answer,
+    client: &Client,
+    front: &mut Front<'_>,
+    step: &Deadline,
+    method: Option<&Method>,
+    close: bool,
+) -> Result<(), Cause> {
+    let worker = &client.worker;
+    worker.date.with(worker.wheel.now(), |date| own.queue(front, method, close, date));
+    let idle = client.here().listener().config.timeouts.stream_idle;
+    exchange::flush(front, step, idle).await
 }
 
 /// The error pages that hold, the nearest first.
@@ -161,11 +163,7 @@ async fn finish(
     let unread = fault || !skip_body(front);
     let close = client.session.is_leaving() || unread;
     record.status(own.status.as_u16());
-    let worker = &client.worker;
-    let date = worker.date.with(worker.wheel.now(), str::to_owned);
-    own.queue(front, Some(&record.head.method), close, &date);
-    let idle = client.here().listener().config.timeouts.stream_idle;
-    match exchange::flush(front, step, idle).await {
+    match send(own, client, front, step, Some(&record.head.method), close).await {
         Ok(()) => record.finish(failed),
         Err(_) => {
             record.finish(failed.or(Some(Cause::ClientGone)));
