@@ -7,10 +7,10 @@ use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use evenkeel::config::model::{self, Balance, HashBy, Keepalive, Name, TimeoutOverrides};
+use evenkeel::config::defaults;
+use evenkeel::config::model::{self, Balance, HashBy, Name};
 use evenkeel::pool::pick::{Ask, Tried};
 use evenkeel::pool::{BackendAddr, BackendState, Member, Picker, Pool, PoolState, Reason};
 
@@ -34,20 +34,14 @@ fn members(count: u32, weight: fn(u32) -> u32) -> Box<[Member]> {
             let ip = IpAddr::V4(Ipv4Addr::from(0x0a00_0001 + number));
             let addr = BackendAddr(SocketAddr::new(ip, 8080));
             let state = Arc::new(BackendState::new(name.clone(), addr, 1));
-            Member { state, weight: weight(number) }
+            Member::new(state, weight(number))
         })
         .collect()
 }
 
 fn pool(balance: Balance, members: Box<[Member]>) -> Arc<Pool> {
-    let config = model::Pool {
-        name: Name::new("web").expect("a valid name"),
-        balance,
-        backends: Vec::new(),
-        health_check: None,
-        keepalive: Keepalive { max_idle: 0, idle_timeout: Duration::ZERO },
-        timeouts: TimeoutOverrides::default(),
-    };
+    let name = Name::new("web").expect("a valid name");
+    let config = model::Pool { balance, ..defaults::pool(name) };
     Arc::new(Pool::new(config, members, Arc::new(PoolState::new(1))))
 }
 
@@ -58,9 +52,9 @@ fn measure(bencher: &mut criterion::Bencher<'_>, pool: Arc<Pool>) {
     let mut now_nanos = 0;
     bencher.iter(|| {
         now_nanos += 10_000;
-        let ask = Ask { key: Some(rng.u64(..)), draw: rng.u64(..), now_nanos };
+        let ask = Ask { key: Some(rng.u64(..)), draw: rng.u64(..), now_nanos, safe: true };
         let lease = picker.pick(ask, &Tried::default());
-        if let Some(lease) = &lease {
+        if let Ok(lease) = &lease {
             lease.observe_latency(1_000_000, now_nanos);
         }
         lease

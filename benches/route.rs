@@ -30,6 +30,7 @@ fn route(host: HostPattern, prefix: String) -> Route {
         rewrite: Default::default(),
         timeouts: Default::default(),
         error_pages: Default::default(),
+        rate_limit: None,
     }
 }
 

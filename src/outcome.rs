@@ -36,6 +36,12 @@ pub enum Cause {
     ClientGone,
     /// No backend of the pool serves.
     NoneServing,
+    /// Every backend that serves has all the requests it may have, and so has the queue.
+    Full,
+    /// No backend could take it while it waited in the pool's queue.
+    QueueTimeout,
+    /// The client has sent more than its `rate_limit`.
+    RateLimited,
     /// We are out of file descriptors, ports or memory.
     Shortage,
     /// The backend refused the connection or could not be reached.
@@ -55,7 +61,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    pub const ALL: [Cause; 18] = [
+    pub const ALL: [Cause; 21] = [
         Cause::BadRequest,
         Cause::MethodNotAllowed,
         Cause::Denied,
@@ -66,6 +72,9 @@ impl Cause {
         Cause::ClientTimeout,
         Cause::ClientGone,
         Cause::NoneServing,
+        Cause::Full,
+        Cause::QueueTimeout,
+        Cause::RateLimited,
         Cause::Shortage,
         Cause::Connect,
         Cause::ConnectTimeout,
@@ -94,6 +103,9 @@ impl Cause {
             Cause::ClientTimeout => "client_timeout",
             Cause::ClientGone => "client_gone",
             Cause::NoneServing => "none_serving",
+            Cause::Full => "full",
+            Cause::QueueTimeout => "queue_timeout",
+            Cause::RateLimited => "rate_limited",
             Cause::Shortage => "shortage",
             Cause::Connect => "connect",
             Cause::ConnectTimeout => "connect_timeout",
@@ -117,6 +129,9 @@ impl Cause {
             Cause::Denied
             | Cause::NoRoute
             | Cause::NoneServing
+            | Cause::Full
+            | Cause::QueueTimeout
+            | Cause::RateLimited
             | Cause::Shortage
             | Cause::Shutdown => Side::Proxy,
             Cause::Connect
@@ -141,9 +156,12 @@ impl Cause {
             Cause::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
             // Nobody reads it; it keeps the mapping whole.
             Cause::ClientGone => StatusCode::BAD_REQUEST,
-            Cause::NoneServing | Cause::Shortage | Cause::Shutdown => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Cause::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Cause::NoneServing
+            | Cause::Full
+            | Cause::QueueTimeout
+            | Cause::Shortage
+            | Cause::Shutdown => StatusCode::SERVICE_UNAVAILABLE,
             Cause::Connect | Cause::Reset | Cause::Garbage | Cause::Truncated => {
                 StatusCode::BAD_GATEWAY
             }
@@ -164,6 +182,9 @@ impl Cause {
             Cause::ClientTimeout => "The client took too long to send its request.",
             Cause::ClientGone => "The client went away.",
             Cause::NoneServing => "No backend can serve this request at the moment.",
+            Cause::Full => "Every backend has as many requests as it may have.",
+            Cause::QueueTimeout => "No backend was free in time.",
+            Cause::RateLimited => "This client has sent too many requests.",
             Cause::Shortage => "The load balancer is out of connections.",
             Cause::Connect => "No connection to a backend could be made.",
             Cause::ConnectTimeout => "The backend did not accept a connection in time.",
@@ -195,6 +216,9 @@ impl Cause {
             | Cause::ClientTimeout
             | Cause::ClientGone
             | Cause::NoneServing
+            | Cause::Full
+            | Cause::QueueTimeout
+            | Cause::RateLimited
             | Cause::Shortage
             | Cause::Truncated
             | Cause::Shutdown => false,

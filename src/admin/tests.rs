@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use super::collector::Place;
 use super::{CONNECTIONS, Context, connection, serve, wire};
 use crate::config::defaults;
-use crate::config::model::{self, Balance, Config, Name};
+use crate::config::model::{self, Config, Name};
 use crate::lifecycle::phase::Phase;
 use crate::lifecycle::status::Status;
 use crate::observe::cells::{ListenerState, attempt_failed};
@@ -67,6 +67,7 @@ impl SceneBuilder {
             access: model::Access::default(),
             timeouts: defaults::TIMEOUTS,
             error_pages: model::ErrorPages::default(),
+            rate_limit: None,
         };
         let config = Config {
             workers: Some(WORKERS),
@@ -84,7 +85,7 @@ impl SceneBuilder {
         let member = |backend: &model::Backend| {
             let model::BackendHost::Addr(addr) = backend.address else { unreachable!() };
             let state = BackendState::new(name("web"), BackendAddr(addr), WORKERS);
-            Member { state: Arc::new(state), weight: backend.weight.into() }
+            Member::new(Arc::new(state), backend.weight.into())
         };
         let members = pool_config.backends.iter().map(member).collect();
         let pool = Pool::new(pool_config, members, Arc::new(PoolState::new(WORKERS)));
@@ -106,11 +107,9 @@ fn pool_config(backends: u32) -> model::Pool {
     let backend = |number: u32| {
         let ip = Ipv4Addr::from_bits(Ipv4Addr::new(10, 0, 0, 0).to_bits() + number);
         let address = model::BackendHost::Addr(SocketAddr::new(ip.into(), 80));
-        model::Backend { address, weight: 1 }
+        model::Backend { address, weight: 1, tier: 0, max_requests: None }
     };
     model::Pool {
-        name: name("web"),
-        balance: Balance::LeastRequests,
         backends: (0..backends).map(backend).collect(),
         health_check: Some(model::HealthCheck {
             kind: model::ProbeKind::Tcp { send: None, expect: None },
@@ -123,8 +122,7 @@ fn pool_config(backends: u32) -> model::Pool {
             port: None,
             address: None,
         }),
-        keepalive: defaults::KEEPALIVE,
-        timeouts: model::TimeoutOverrides::default(),
+        ..defaults::pool(name("web"))
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::model::{Keepalive, Limits, Timeouts};
+use super::model::{
+    Balance, Failback, Failover, FailoverMode, Keepalive, Limits, Name, OnChange, Outlier, Pool,
+    Retry, RetryOn, TimeoutOverrides, Timeouts, WhenNoneServe,
+};
 
 /// Probe intervals vary by this share, up and down, so that many load balancers do not fall in step.
 pub const JITTER: f64 = 0.1;
@@ -39,3 +42,54 @@ pub const PROBE_INTERVAL_UNSETTLED: Duration = Duration::from_millis(500);
 pub const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 pub const PROBE_FALL: u32 = 3;
 pub const PROBE_RISE: u32 = 2;
+
+pub const FAILOVER: Failover = Failover {
+    mode: FailoverMode::Automatic,
+    spill_below: None,
+    failback: Failback::After(Duration::from_secs(30)),
+    when_none_serve: WhenNoneServe::Reject,
+    exclusive: false,
+    // `close` where the pool is exclusive.
+    on_down: OnChange::Keep,
+    on_failback: OnChange::Keep,
+};
+
+pub const OUTLIER: Outlier = Outlier {
+    consecutive_failures: Some(5),
+    failure_share: Some(50),
+    count_5xx: false,
+    latency_times: None,
+    window: Duration::from_secs(10),
+    min_requests: 20,
+    eject_for: Duration::from_secs(10),
+    eject_for_max: Duration::from_secs(300),
+    eject_at_most: 50,
+    flap_damping: true,
+};
+
+pub const RETRY: Retry = Retry {
+    attempts: 3,
+    on: RetryOn::ALL,
+    hedge: None,
+    budget_percent: 20,
+    budget_min: 3,
+    buffer_bytes: 64 * 1024,
+};
+
+/// A pool that says nothing of itself but its name; its backends are still to come.
+pub fn pool(name: Name) -> Pool {
+    Pool {
+        name,
+        balance: Balance::LeastRequests,
+        backends: Vec::new(),
+        health_check: None,
+        keepalive: KEEPALIVE,
+        timeouts: TimeoutOverrides::default(),
+        failover: FAILOVER,
+        outlier: Some(OUTLIER),
+        retry: RETRY,
+        queue: None,
+        slow_start: None,
+        sticky: None,
+    }
+}

@@ -38,7 +38,12 @@ pub fn error<'a>(cause: Cause, pages: impl IntoIterator<Item = &'a ErrorPages>) 
             let allowed = HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS");
             answer.fields.push((header::ALLOW, allowed));
         }
-        Cause::NoneServing | Cause::Shortage | Cause::Shutdown => {
+        Cause::NoneServing
+        | Cause::Full
+        | Cause::QueueTimeout
+        | Cause::RateLimited
+        | Cause::Shortage
+        | Cause::Shutdown => {
             answer.fields.push((header::RETRY_AFTER, HeaderValue::from_static("1")));
         }
         _ => {}

@@ -260,8 +260,8 @@ async fn reach(
     loop {
         let began = Instant::now();
         let now_nanos = worker.nanos(began);
-        let ask = Ask { key, draw: fastrand::u64(..), now_nanos };
-        let Some(lease) = picker.pick(ask, &tried) else {
+        let ask = Ask { key, draw: fastrand::u64(..), now_nanos, safe: true };
+        let Ok(lease) = picker.pick(ask, &tried) else {
             return Err(failed.unwrap_or_else(|| {
                 cells.none_serving.inc();
                 Cause::NoneServing

@@ -10,7 +10,7 @@ use super::head;
 use super::worker::Here;
 use crate::config::model::{self, HashBy, Timeouts};
 use crate::forward::http::head::{Framing, RequestHead};
-use crate::outcome::Cause;
+use crate::outcome::{self, Cause};
 use crate::pool::Picker;
 use crate::pool::balance::hash::{hash_bytes, hash_ip};
 use crate::pool::pick::Ask;
@@ -92,7 +92,8 @@ pub fn decide<'a>(
     let timeouts =
         listener.config.timeouts.overlaid(&config.timeouts).overlaid(&route.config.timeouts);
     let key = picker.pool().hash_by().map(|by| key(by, &facts));
-    let ask = Ask { key, draw: fastrand::u64(..), now_nanos: 0 };
+    let safe = outcome::is_idempotent(&head.method);
+    let ask = Ask { key, draw: fastrand::u64(..), now_nanos: 0, safe };
     Ok(Decision::Forward(Plan { route, picker, target, ask, timeouts }))
 }
 

@@ -226,7 +226,7 @@ async fn forward(
         let attempts = record.attempts.get();
         let began = if attempts == 0 { record.started } else { Instant::now() };
         let ask = Ask { now_nanos: worker.nanos(began), ..plan.ask };
-        let Some(lease) = plan.picker.pick(ask, &tried) else {
+        let Ok(lease) = plan.picker.pick(ask, &tried) else {
             return Err(failed.unwrap_or_else(|| {
                 cells.none_serving.inc();
                 Cause::NoneServing

@@ -12,7 +12,8 @@ use tokio::time::{Instant, advance, sleep};
 
 use super::probe::{Failure, Prober, Verdict};
 use super::task::{Health, PROBES_AT_ONCE};
-use crate::config::model::{self, HealthCheck, Initial, Keepalive, Name, ProbeKind};
+use crate::config::defaults;
+use crate::config::model::{self, HealthCheck, Initial, Name, ProbeKind};
 use crate::pool::{BackendAddr, BackendState, Member, Pool, PoolState, Reason};
 
 const PROBE_TAKES: Duration = Duration::from_millis(5);
@@ -114,15 +115,10 @@ fn backends(count: u16) -> Vec<Arc<BackendState>> {
 }
 
 fn pool(states: &[Arc<BackendState>], check: Option<HealthCheck>) -> Vec<Arc<Pool>> {
-    let config = model::Pool {
-        name: Name::new("web").expect("a valid name"),
-        balance: model::Balance::First,
-        backends: Vec::new(),
-        health_check: check,
-        keepalive: Keepalive { max_idle: 0, idle_timeout: Duration::ZERO },
-        timeouts: model::TimeoutOverrides::default(),
-    };
-    let members = states.iter().map(|state| Member { state: state.clone(), weight: 1 }).collect();
+    let name = Name::new("web").expect("a valid name");
+    let config =
+        model::Pool { balance: model::Balance::First, health_check: check, ..defaults::pool(name) };
+    let members = states.iter().map(|state| Member::new(state.clone(), 1)).collect();
     vec![Arc::new(Pool::new(config, members, Arc::new(PoolState::new(1))))]
 }
 

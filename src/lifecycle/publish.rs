@@ -107,9 +107,16 @@ impl Publisher {
                 let state = carry(&mut self.backends, (pool.clone(), addr), || {
                     BackendState::new(pool, addr, workers)
                 });
-                members.push(Member { state, weight: backend.weight.into() });
+                members.push(Member {
+                    state,
+                    weight: backend.weight.into(),
+                    tier: backend.tier,
+                    max_requests: backend.max_requests,
+                });
             }
         }
+        // As the pool will have them.
+        members.sort_by_key(|member| member.tier);
         let same = before.pool_named(&config.name).filter(|old| {
             let pairs = old.members.iter().zip(&members);
             old.config == *config

@@ -15,11 +15,20 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// `index` must be one of the picker's members; `pick` alone calls this.
-    pub(super) fn new(picker: Rc<Picker>, index: usize) -> Lease {
-        let lease = Lease { picker, index };
-        lease.backend().load.0.in_flight.fetch_add(1, Ordering::Relaxed);
-        lease
+    /// `index` must be one of the picker's members; `pick` alone calls this. `None`: it is full.
+    pub(super) fn new(picker: Rc<Picker>, index: usize) -> Option<Lease> {
+        let member = &picker.pool().members[index];
+        let in_flight = &member.state.load.0.in_flight;
+        match member.max_requests {
+            None => {
+                in_flight.fetch_add(1, Ordering::Relaxed);
+            }
+            Some(most) => {
+                let more = |now: u32| (now < most).then(|| now + 1);
+                in_flight.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).ok()?;
+            }
+        }
+        Some(Lease { picker, index })
     }
 
     pub fn backend(&self) -> &BackendState {
@@ -43,7 +52,9 @@ impl Lease {
     /// Tells the pool how long the backend took to the head of its answer, or to fail; `now_nanos` as
     /// in [`super::pick::Ask`]. Only `peak_ewma` listens; for the others it costs one comparison.
     pub fn observe_latency(&self, took_nanos: u64, now_nanos: u64) {
-        self.picker.pool().balance.observe_latency(self.backend(), took_nanos, now_nanos);
+        let member = &self.picker.pool().members[self.index];
+        // Every tier balances in the same way.
+        self.picker.pool().tiers[0].balance.observe_latency(&member.state, took_nanos, now_nanos);
     }
 }
 

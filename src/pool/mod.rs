@@ -1,8 +1,9 @@
 //! A pool: a named set of backends that serve the same thing, and the choice among them.
 //!
-//! `state` is what is known of a backend; `pick` chooses a serving one by the pool's `balance` and
-//! hands out a [`Lease`]; `budget` bounds retries. Pure: no clock, no socket, no spawn. This room only reads the reason bits;
-//! `health` and the operator's commands write them, one writer a bit.
+//! `state` is what is known of a backend and of a pool; `tier` is the backends of one rank; `pick`
+//! chooses one that serves by the pool's `balance` and hands out a [`Lease`]; `budget` bounds retries,
+//! `queue` is where requests wait. Pure: no clock, no socket, no spawn. This room only reads the reason
+//! bits and the tier floor; the control thread writes them, one writer a fact.
 
 pub mod balance;
 pub mod budget;
@@ -11,22 +12,26 @@ pub mod pick;
 #[cfg(test)]
 pub(crate) mod sample;
 pub mod state;
+pub mod tier;
 
 use std::sync::Arc;
 
 pub use lease::Lease;
 pub use pick::Picker;
 pub use state::{BackendAddr, BackendState, PoolState, Reason};
+pub use tier::Tier;
 
 use crate::config::model::{self, HashBy};
 
 /// A pool as one snapshot has it: immutable. What changes lives in the states.
 #[derive(Debug)]
 pub struct Pool {
-    /// What was configured: health check, keep-alive, time-outs.
+    /// What was configured: health check, keep-alive, time-outs, failover.
     pub config: model::Pool,
+    /// Tier by tier; within a tier in the order of the file.
     pub members: Box<[Member]>,
-    pub balance: balance::Balance,
+    /// At least one, the active one first.
+    pub tiers: Box<[Tier]>,
     pub state: Arc<PoolState>,
 }
 
@@ -35,13 +40,25 @@ pub struct Pool {
 pub struct Member {
     pub state: Arc<BackendState>,
     pub weight: u32,
+    /// As in the file: 0 is active.
+    pub tier: u8,
+    /// Leases at once, over all workers.
+    pub max_requests: Option<u32>,
+}
+
+impl Member {
+    /// An active one without a cap.
+    pub fn new(state: Arc<BackendState>, weight: u32) -> Member {
+        Member { state, weight, tier: 0, max_requests: None }
+    }
 }
 
 impl Pool {
     /// `members` in the order of the file; the same state never twice.
-    pub fn new(config: model::Pool, members: Box<[Member]>, state: Arc<PoolState>) -> Pool {
-        let balance = balance::Balance::new(&config.balance, &members);
-        Pool { config, members, balance, state }
+    pub fn new(config: model::Pool, mut members: Box<[Member]>, state: Arc<PoolState>) -> Pool {
+        members.sort_by_key(|member| member.tier);
+        let tiers = tier::split(&config.balance, &members);
+        Pool { config, members, tiers, state }
     }
 
     /// What the key of a request is made of, if this pool balances by one.
@@ -59,5 +76,10 @@ impl Pool {
     /// Backends that no reason keeps from serving.
     pub fn serving(&self) -> usize {
         self.members.iter().filter(|member| member.state.serving()).count()
+    }
+
+    /// The backend of this address.
+    pub fn member(&self, addr: BackendAddr) -> Option<&Member> {
+        self.members.iter().find(|member| member.state.addr == addr)
     }
 }

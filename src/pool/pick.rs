@@ -1,23 +1,31 @@
-//! The choice of a backend for one connection or request.
+//! The choice of a backend for one connection or request: a tier, then a member of it.
 //!
-//! Decides nothing itself: the pool's `balance` chooses, among members that serve and were not tried.
-//! A [`Picker`] belongs to one worker; what it asks for (key, randomness, time) comes in an [`Ask`].
+//! Picks begin with the pool's tier floor and walk on to the next tier when one has nobody, all in one
+//! pick; `manual` pools never walk, and of an `exclusive` one only the chosen backend is used. Within a
+//! tier the pool's `balance` chooses, among members that serve, have room and were not tried. A [`Picker`]
+//! belongs to one worker; what it asks for (key, randomness, time) comes in an [`Ask`].
 
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::balance::{Turn, View};
-use super::{Lease, Pool};
+use super::state::Reasons;
+use super::{Lease, Member, Pool, Tier};
+use crate::config::model::{FailoverMode, WhenNoneServe};
 
 /// Of a larger pool only so many members are begun with.
 const STARTS: usize = 64;
+
+/// So often a member is chosen again that filled up in the meantime.
+const RACES: usize = 8;
 
 /// One worker's hand on a pool: the pool as its snapshot has it, and this worker's turn in it.
 #[derive(Debug)]
 pub struct Picker {
     pool: Arc<Pool>,
-    turn: Turn,
+    /// One a tier.
+    turns: Box<[Turn]>,
 }
 
 /// What a pick needs to know of its request.
@@ -29,6 +37,8 @@ pub struct Ask {
     pub draw: u64,
     /// Nanoseconds since the process began.
     pub now_nanos: u64,
+    /// It may be sent again elsewhere if it fails: the one to try an ejected backend with.
+    pub safe: bool,
 }
 
 /// The members that earlier attempts of the same request have used.
@@ -45,29 +55,187 @@ impl Tried {
     }
 }
 
+/// Why no backend was picked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoPick {
+    /// None serves.
+    NoneServing,
+    /// All that serve have been tried.
+    AllTried,
+    /// All that serve and were not tried are at `max_requests`.
+    Full,
+}
+
 impl Picker {
     /// One a worker and snapshot: the first takes its turns from the first member on, each further
     /// one of the same pool from one later, so that neither idle workers nor frequent reloads favour
     /// the first backends.
     pub fn new(pool: Arc<Pool>) -> Picker {
-        let turn = pool.balance.turn();
+        let turns = pool.tiers.iter().map(|tier| tier.balance.turn()).collect();
         let begun = pool.state.begun.fetch_add(1, Ordering::Relaxed);
-        let (ask, tried) = (Ask::default(), Tried::default());
-        let view = View { members: &pool.members, tried: &tried, ask };
-        for _ in 0..begun % pool.members.len().clamp(1, STARTS) {
-            pool.balance.choose(&view, &turn);
+        let picker = Picker { pool, turns };
+        let tried = Tried::default();
+        for (tier, turn) in picker.pool.tiers.iter().zip(&picker.turns) {
+            let view = picker.view(tier, Ask::default(), &tried);
+            for _ in 0..begun % tier.places.len().clamp(1, STARTS) {
+                tier.balance.choose(&view, turn);
+            }
         }
-        Picker { pool, turn }
+        picker
     }
 
     pub fn pool(&self) -> &Arc<Pool> {
         &self.pool
     }
 
-    /// A serving backend that was not tried yet; `None` only if there is none.
-    pub fn pick(self: &Rc<Self>, ask: Ask, tried: &Tried) -> Option<Lease> {
-        let view = View { members: &self.pool.members, tried, ask };
-        let index = self.pool.balance.choose(&view, &self.turn)?;
-        Some(Lease::new(self.clone(), index))
+    /// A serving backend that was not tried yet and has room.
+    pub fn pick(self: &Rc<Self>, ask: Ask, tried: &Tried) -> Result<Lease, NoPick> {
+        let state = &self.pool.state;
+        if state.trials() > 0
+            && let Some(lease) = self.trial(ask, tried)
+        {
+            return Ok(lease);
+        }
+        if self.pool.config.failover.exclusive {
+            return self.chosen(tried);
+        }
+        if let Some(lease) = self.walk(ask, tried) {
+            return Ok(lease);
+        }
+        match self.why(Reasons::ALL, tried) {
+            NoPick::NoneServing
+                if self.pool.config.failover.when_none_serve == WhenNoneServe::TryAll =>
+            {
+                self.try_all(ask, tried).ok_or_else(|| self.why(Reasons::BINDING, tried))
+            }
+            why => Err(why),
+        }
+    }
+
+    /// The member at `index`, for a client that sticks to it: also while it drains.
+    pub fn stick(self: &Rc<Self>, index: usize) -> Option<Lease> {
+        let member = self.pool.members.get(index)?;
+        let exclusive = self.pool.config.failover.exclusive;
+        if member.state.any(Reasons::BUT_DRAINING)
+            || (exclusive && self.pool.state.chosen() != Some(member.state.id))
+        {
+            return None;
+        }
+        Lease::new(self.clone(), index)
+    }
+
+    /// The places of the tiers in the order in which they are asked.
+    fn order(&self) -> impl Iterator<Item = usize> + use<> {
+        let tiers = &self.pool.tiers;
+        let floor = self.pool.state.floor();
+        let first = match tiers.len() {
+            1 => 0,
+            // A floor above every tier is left over from an older configuration.
+            _ => tiers.iter().position(|tier| tier.number >= floor).unwrap_or(0),
+        };
+        let all = tiers.len();
+        let most = if self.pool.config.failover.mode == FailoverMode::Manual { 1 } else { all };
+        (0..most).map(move |step| (first + step) % all)
+    }
+
+    fn walk(self: &Rc<Self>, ask: Ask, tried: &Tried) -> Option<Lease> {
+        let spill_below = self.pool.config.failover.spill_below;
+        let mut rng = spill_below.map(|_| fastrand::Rng::with_seed(!ask.draw));
+        for place in self.order() {
+            let tier = &self.pool.tiers[place];
+            if let (Some(below), Some(rng)) = (spill_below, &mut rng)
+                && rng.f64() >= tier.weights(&self.pool.members).kept(below)
+            {
+                continue;
+            }
+            if let Some(lease) = self.of(place, ask, tried, Reasons::ALL) {
+                return Some(lease);
+            }
+        }
+        // What would have been passed on finds nobody there: back to whoever serves.
+        spill_below
+            .and_then(|_| self.order().find_map(|place| self.of(place, ask, tried, Reasons::ALL)))
+    }
+
+    fn try_all(self: &Rc<Self>, ask: Ask, tried: &Tried) -> Option<Lease> {
+        self.order().find_map(|place| self.of(place, ask, tried, Reasons::BINDING))
+    }
+
+    /// A member of one tier, not minding other reasons than these.
+    fn of(
+        self: &Rc<Self>,
+        place: usize,
+        ask: Ask,
+        tried: &Tried,
+        against: Reasons,
+    ) -> Option<Lease> {
+        let (tier, turn) = (&self.pool.tiers[place], &self.turns[place]);
+        let mut view = View { against, ..self.view(tier, ask, tried) };
+        for _ in 0..RACES {
+            let chosen = tier.balance.choose(&view, turn).or_else(|| {
+                // Nobody but those that are ramping up: then they take it all.
+                view.slow_start_nanos.take()?;
+                tier.balance.choose(&view, turn)
+            });
+            match Lease::new(self.clone(), tier.places.start + chosen?) {
+                // Another worker took its last place: look again.
+                None => continue,
+                lease => return lease,
+            }
+        }
+        None
+    }
+
+    fn view<'a>(&'a self, tier: &Tier, ask: Ask, tried: &'a Tried) -> View<'a> {
+        View {
+            members: &self.pool.members[tier.places.clone()],
+            first: tier.places.start,
+            tried,
+            ask,
+            against: Reasons::ALL,
+            slow_start_nanos: self.pool.config.slow_start.map(|ramp| ramp.as_nanos() as u64),
+        }
+    }
+
+    /// One that is ejected and may show with this request whether it is well again.
+    fn trial(self: &Rc<Self>, ask: Ask, tried: &Tried) -> Option<Lease> {
+        let members = self.pool.members.iter().enumerate();
+        let (index, _) = members.into_iter().find(|(index, member)| {
+            member.state.has_trial()
+                && !tried.has(*index)
+                && !member.state.any(Reasons::BUT_EJECTED)
+                && member.state.take_trial(ask.safe)
+        })?;
+        Lease::new(self.clone(), index)
+    }
+
+    /// The one that is used of an exclusive pool.
+    fn chosen(self: &Rc<Self>, tried: &Tried) -> Result<Lease, NoPick> {
+        let chosen = self.pool.state.chosen().ok_or(NoPick::NoneServing)?;
+        let mut members = self.pool.members.iter();
+        let index = members.position(|m| m.state.id == chosen && m.state.serving());
+        let index = index.ok_or(NoPick::NoneServing)?;
+        if tried.has(index) {
+            return Err(NoPick::AllTried);
+        }
+        Lease::new(self.clone(), index).ok_or(NoPick::Full)
+    }
+
+    /// Why nobody was found, where other reasons than these are not minded.
+    fn why(&self, against: Reasons, tried: &Tried) -> NoPick {
+        let mut why = NoPick::NoneServing;
+        for place in self.order() {
+            for index in self.pool.tiers[place].places.clone() {
+                let Member { state, weight, .. } = &self.pool.members[index];
+                if *weight == 0 || state.any(against) {
+                    continue;
+                }
+                if !tried.has(index) {
+                    return NoPick::Full;
+                }
+                why = NoPick::AllTried;
+            }
+        }
+        why
     }
 }

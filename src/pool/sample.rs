@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{BackendAddr, BackendState, Member, Pool, PoolState};
-use crate::config::model::{self, Keepalive, Name, TimeoutOverrides};
+use crate::config::defaults;
+use crate::config::model::{self, Keepalive, Name};
 
 pub(crate) const WORKERS: usize = 4;
 
@@ -18,12 +19,9 @@ pub(crate) fn pool(balance: model::Balance, weights: &[u32]) -> Arc<Pool> {
 pub(crate) fn pool_of(balance: model::Balance, members: &[(u32, u32)]) -> Arc<Pool> {
     let name = Name::new("web").expect("a valid name");
     let config = model::Pool {
-        name: name.clone(),
         balance,
-        backends: Vec::new(),
-        health_check: None,
         keepalive: Keepalive { max_idle: 0, idle_timeout: Duration::ZERO },
-        timeouts: TimeoutOverrides::default(),
+        ..defaults::pool(name.clone())
     };
     let members = members
         .iter()
@@ -32,7 +30,7 @@ pub(crate) fn pool_of(balance: model::Balance, members: &[(u32, u32)]) -> Arc<Po
                 IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + number)),
                 8080,
             ));
-            Member { state: Arc::new(BackendState::new(name.clone(), addr, WORKERS)), weight }
+            Member::new(Arc::new(BackendState::new(name.clone(), addr, WORKERS)), weight)
         })
         .collect();
     Arc::new(Pool::new(config, members, Arc::new(PoolState::new(WORKERS))))

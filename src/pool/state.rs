@@ -20,27 +20,64 @@ impl fmt::Display for BackendAddr {
     }
 }
 
-/// Why a backend does not serve. Each bit has exactly one writer.
+/// Why a backend does not serve. Each bit has exactly one writer, on the control thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
+    /// An operator took it out.
+    Disabled,
+    /// No new work, by an operator: what it has may finish, and clients that stick to it may stay.
+    Draining,
     /// No verdict yet. Written by the health task.
     Unverified,
     /// The active check failed `fall` times in a row. Written by the health task.
     Down,
+    /// It is well, but not what is wanted: a replica where a primary is. Written by the health task.
+    WrongRole,
+    /// Taken out by passive judgement, for a time. Written by the outlier task.
+    Ejected,
+}
+
+/// Some of the reasons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reasons(u32);
+
+impl Reasons {
+    pub const ALL: Reasons = Reasons(u32::MAX);
+
+    /// What `when_none_serve: try_all` does not look past: an operator's word, and another role.
+    pub const BINDING: Reasons =
+        Reasons(Reason::Disabled.bit() | Reason::Draining.bit() | Reason::WrongRole.bit());
+
+    /// What keeps clients away that stick to a backend.
+    pub const BUT_DRAINING: Reasons = Reasons(!Reason::Draining.bit());
+
+    /// What keeps a trial away from a backend that is ejected.
+    pub const BUT_EJECTED: Reasons = Reasons(!Reason::Ejected.bit());
 }
 
 impl Reason {
-    pub const ALL: [Reason; 2] = [Reason::Unverified, Reason::Down];
+    pub const ALL: [Reason; 6] = [
+        Reason::Disabled,
+        Reason::Draining,
+        Reason::Unverified,
+        Reason::Down,
+        Reason::WrongRole,
+        Reason::Ejected,
+    ];
 
-    fn bit(self) -> u32 {
+    const fn bit(self) -> u32 {
         1 << self as u32
     }
 
     /// The word in metrics, log and status.
     pub fn label(self) -> &'static str {
         match self {
+            Reason::Disabled => "disabled",
+            Reason::Draining => "draining",
             Reason::Unverified => "unverified",
             Reason::Down => "down",
+            Reason::WrongRole => "wrong_role",
+            Reason::Ejected => "ejected",
         }
     }
 }
@@ -52,7 +89,7 @@ pub struct BackendState {
     pub id: u64,
     pub pool: Name,
     pub addr: BackendAddr,
-    reasons: Line<AtomicU32>,
+    standing: Line<Standing>,
     pub(super) load: Line<Load>,
     pub cells: PerWorker<BackendCells>,
     /// Written by the control thread.
@@ -63,6 +100,29 @@ pub struct BackendState {
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(super) struct Line<T>(pub T);
+
+/// What every pick reads and few things write.
+#[derive(Debug, Default)]
+struct Standing {
+    reasons: AtomicU32,
+    /// Failures in a row, over all workers.
+    failing: AtomicU32,
+    /// When the last of them was.
+    failed_at_nanos: AtomicU64,
+    /// A request that an ejected backend may have, to see whether it is well again.
+    trial: AtomicU32,
+    /// When it last came back, in nanoseconds since the process began; 0 is "not in this process".
+    back_at_nanos: AtomicU64,
+}
+
+/// Which request may be the one that an ejected backend gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trial {
+    None = 0,
+    /// One that may safely be sent again elsewhere.
+    Safe = 1,
+    Any = 2,
+}
 
 #[derive(Debug, Default)]
 pub(super) struct Load {
@@ -80,7 +140,7 @@ impl BackendState {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             pool,
             addr,
-            reasons: Line::default(),
+            standing: Line::default(),
             load: Line::default(),
             cells: PerWorker::new(workers),
             probes: ProbeCells::default(),
@@ -89,27 +149,85 @@ impl BackendState {
 
     /// No reason against it is set.
     pub fn serving(&self) -> bool {
-        self.reasons.0.load(Ordering::Relaxed) == 0
+        !self.any(Reasons::ALL)
+    }
+
+    /// One of these is set.
+    pub fn any(&self, of: Reasons) -> bool {
+        self.standing.0.reasons.load(Ordering::Relaxed) & of.0 != 0
     }
 
     pub fn has(&self, reason: Reason) -> bool {
-        self.reasons.0.load(Ordering::Relaxed) & reason.bit() != 0
+        self.any(Reasons(reason.bit()))
     }
 
     /// The reasons that are set.
     pub fn reasons(&self) -> impl Iterator<Item = Reason> {
-        let bits = self.reasons.0.load(Ordering::Relaxed);
+        let bits = self.standing.0.reasons.load(Ordering::Relaxed);
         Reason::ALL.into_iter().filter(move |reason| bits & reason.bit() != 0)
     }
 
     /// For the reason's one writer. True if that changed anything.
     pub fn set(&self, reason: Reason) -> bool {
-        self.reasons.0.fetch_or(reason.bit(), Ordering::Relaxed) & reason.bit() == 0
+        self.standing.0.reasons.fetch_or(reason.bit(), Ordering::SeqCst) & reason.bit() == 0
     }
 
     /// For the reason's one writer. True if that changed anything.
     pub fn clear(&self, reason: Reason) -> bool {
-        self.reasons.0.fetch_and(!reason.bit(), Ordering::Relaxed) & reason.bit() != 0
+        self.standing.0.reasons.fetch_and(!reason.bit(), Ordering::SeqCst) & reason.bit() != 0
+    }
+
+    /// An attempt at it failed. Returns how many in a row that makes, over all workers.
+    pub fn failed(&self, now_nanos: u64) -> u32 {
+        self.standing.0.failed_at_nanos.store(now_nanos, Ordering::Relaxed);
+        // At two thousand million it would begin anew.
+        self.standing.0.failing.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
+    }
+
+    /// An attempt at it went well. True if that ended a row of failures.
+    pub fn succeeded(&self) -> bool {
+        let failing = &self.standing.0.failing;
+        // A store only when there is something to forget: otherwise the line stays shared.
+        failing.load(Ordering::Relaxed) != 0 && failing.swap(0, Ordering::Relaxed) != 0
+    }
+
+    /// Failures in a row, a moment old.
+    pub fn failing(&self) -> u32 {
+        self.standing.0.failing.load(Ordering::Relaxed)
+    }
+
+    /// When it last failed, in nanoseconds since the process began.
+    pub fn failed_at_nanos(&self) -> u64 {
+        self.standing.0.failed_at_nanos.load(Ordering::Relaxed)
+    }
+
+    /// For the outlier task, the one who ejects.
+    pub fn set_trial(&self, trial: Trial) {
+        self.standing.0.trial.store(trial as u32, Ordering::Relaxed);
+    }
+
+    pub fn has_trial(&self) -> bool {
+        self.standing.0.trial.load(Ordering::Relaxed) != Trial::None as u32
+    }
+
+    /// Takes the trial, if there is one for a request of this kind; only one request can.
+    pub fn take_trial(&self, safe: bool) -> bool {
+        let trial = &self.standing.0.trial;
+        let there = trial.load(Ordering::Relaxed);
+        let fits = there == Trial::Any as u32 || (safe && there == Trial::Safe as u32);
+        fits && trial
+            .compare_exchange(there, Trial::None as u32, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    /// For the control thread: it is back since `at_nanos`; its weight ramps up from there.
+    pub fn came_back(&self, at_nanos: u64) {
+        self.standing.0.back_at_nanos.store(at_nanos.max(1), Ordering::Relaxed);
+    }
+
+    /// When it came back; `None` if it was there from the start.
+    pub fn back_at_nanos(&self) -> Option<u64> {
+        Some(self.standing.0.back_at_nanos.load(Ordering::Relaxed)).filter(|&at| at != 0)
     }
 
     /// Requests and streams that hold a lease, over all workers.
@@ -122,18 +240,62 @@ impl BackendState {
 #[derive(Debug)]
 pub struct PoolState {
     pub cells: PerWorker<PoolCells>,
+    rule: Line<Rule>,
     /// Requests in a retry that counts against the budget.
     pub(super) retries: Line<AtomicU32>,
     /// How many pickers have begun: each starts one member further on, after a reload as well.
     pub(super) begun: AtomicUsize,
 }
 
+/// What the control thread says of a pool, and every pick reads.
+#[derive(Debug, Default)]
+struct Rule {
+    /// The number of the tier that picks begin with.
+    floor: AtomicU32,
+    /// Backends that may have a trial.
+    trials: AtomicU32,
+    /// Of an exclusive pool the one backend that is used, by its id; 0 is none.
+    chosen: AtomicU64,
+}
+
 impl PoolState {
     pub fn new(workers: usize) -> PoolState {
         PoolState {
             cells: PerWorker::new(workers),
+            rule: Line::default(),
             retries: Line::default(),
             begun: AtomicUsize::new(0),
         }
+    }
+
+    /// The number of the tier that picks begin with.
+    pub fn floor(&self) -> u8 {
+        self.rule.0.floor.load(Ordering::Relaxed) as u8
+    }
+
+    /// For the failover task, its one writer.
+    pub fn set_floor(&self, tier: u8) {
+        // Before a reason is cleared in a better tier: whoever sees that sees this.
+        self.rule.0.floor.store(tier.into(), Ordering::SeqCst);
+    }
+
+    /// Of an exclusive pool the one backend that is used, by its id.
+    pub fn chosen(&self) -> Option<u64> {
+        Some(self.rule.0.chosen.load(Ordering::Relaxed)).filter(|&id| id != 0)
+    }
+
+    /// For the failover task, its one writer.
+    pub fn choose(&self, id: Option<u64>) {
+        self.rule.0.chosen.store(id.unwrap_or(0), Ordering::SeqCst);
+    }
+
+    /// Backends that may have a trial.
+    pub fn trials(&self) -> u32 {
+        self.rule.0.trials.load(Ordering::Relaxed)
+    }
+
+    /// For the outlier task, its one writer.
+    pub fn set_trials(&self, trials: u32) {
+        self.rule.0.trials.store(trials, Ordering::Relaxed);
     }
 }

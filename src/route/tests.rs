@@ -52,6 +52,7 @@ fn route(matches: Match, action: model::Action) -> model::Route {
         rewrite: Default::default(),
         timeouts: Default::default(),
         error_pages: Default::default(),
+        rate_limit: None,
     }
 }
 

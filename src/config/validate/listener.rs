@@ -56,6 +56,7 @@ pub fn listener(
         access,
         timeouts,
         error_pages,
+        rate_limit: None,
     })
 }
 

@@ -70,13 +70,14 @@ pub fn pool(cx: &mut Cx<'_>, at: &Path, name: Name, mut raw: raw::Pool, shared: 
     let max_idle = own.max_idle.or(shared.max_idle).unwrap_or(defaults::KEEPALIVE.max_idle);
     let idle_timeout =
         own.idle_timeout.or(shared.idle_timeout).unwrap_or(defaults::KEEPALIVE.idle_timeout);
+    let all = defaults::pool(name);
     Pool {
-        name,
-        balance: own.balance.or_else(|| shared.balance.clone()).unwrap_or(Balance::LeastRequests),
+        balance: own.balance.or_else(|| shared.balance.clone()).unwrap_or(all.balance),
         backends: backends.unwrap_or_default(),
         health_check,
         keepalive: Keepalive { max_idle, idle_timeout },
         timeouts,
+        ..all
     }
 }
 
@@ -174,7 +175,12 @@ fn backends(cx: &mut Cx<'_>, at: &Path, list: Vec<Option<raw::Backend>>) -> Vec<
             cx.error(&address_at, address.as_deref(), wrong);
             continue;
         }
-        backends.push(Backend { address: read, weight: weight.map_or(1, |n| n as u16) });
+        backends.push(Backend {
+            address: read,
+            weight: weight.map_or(1, |n| n as u16),
+            tier: 0,
+            max_requests: None,
+        });
     }
     let complete = whole_list && backends.len() == count && count > 0;
     if complete && backends.iter().all(|backend| backend.weight == 0) {

@@ -40,6 +40,7 @@ pub fn route(cx: &mut Cx<'_>, at: &Path, raw: raw::Route) -> Option<Route> {
         rewrite,
         timeouts,
         error_pages,
+        rate_limit: None,
     })
 }
 

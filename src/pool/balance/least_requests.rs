@@ -5,7 +5,7 @@
 //! whatever their weight: otherwise a light one would get nothing while the load is low.
 
 use super::least::Least;
-use super::{Turn, View};
+use super::{Turn, View, worse_by_failures};
 use crate::pool::Member;
 
 #[derive(Debug)]
@@ -23,9 +23,12 @@ impl LeastRequests {
     }
 
     pub fn choose(&self, view: &View<'_>, turn: &Turn) -> Option<usize> {
-        self.least.choose(view, turn, |member| match member.state.in_flight() {
-            0 => 0,
-            busy => u128::from(busy) + 1,
+        self.least.choose(view, turn, |member| {
+            let cost = match member.state.in_flight() {
+                0 => 0,
+                busy => u128::from(busy) + 1,
+            };
+            worse_by_failures(&member.state, cost, view.ask.now_nanos)
         })
     }
 }

@@ -17,6 +17,7 @@ mod weighted;
 use std::cell::Cell;
 
 use super::pick::{Ask, Tried};
+use super::state::Reasons;
 use super::{BackendState, Member};
 use crate::config::model;
 
@@ -98,18 +99,60 @@ impl Turn {
     }
 }
 
-/// The members as one pick sees them.
+/// The members of a tier as one pick sees them.
 #[derive(Debug)]
 pub(super) struct View<'a> {
     pub members: &'a [Member],
+    /// The first one's place in the pool.
+    pub first: usize,
     pub tried: &'a Tried,
     pub ask: Ask,
+    /// The reasons that count.
+    pub against: Reasons,
+    /// The time in which the weight of one that came back ramps up; `None` is at once.
+    pub slow_start_nanos: Option<u64>,
 }
 
+/// The least share of its weight that a member ramps up from, in percent: with nothing it would show
+/// nothing.
+const RAMP_FROM: u64 = 10;
+
 impl View<'_> {
-    /// It serves and was not tried. (That its weight is above 0 is for the caller to know.)
+    /// Nothing that counts is against it, it has room and was not tried. (That its weight is above 0
+    /// is for the caller to know.)
     fn may_take(&self, index: usize) -> bool {
-        self.members[index].state.serving() && !self.tried.has(index)
+        let Member { state, max_requests, .. } = &self.members[index];
+        !state.any(self.against)
+            && !self.tried.has(self.first + index)
+            && max_requests.is_none_or(|most| state.in_flight() < most)
+            && self.slow_start_nanos.is_none_or(|ramp| self.has_ramped(state, ramp))
+    }
+
+    /// A member that ramps up is passed over by chance, ever more rarely: that gives it its share
+    /// whatever the way to balance. The same key always draws the same, so each moves once.
+    fn has_ramped(&self, state: &BackendState, ramp_nanos: u64) -> bool {
+        let Some(back) = state.back_at_nanos() else { return true };
+        let gone = self.ask.now_nanos.saturating_sub(back);
+        if gone >= ramp_nanos {
+            return true;
+        }
+        let percent = (u128::from(gone) * 100 / u128::from(ramp_nanos)) as u64;
+        let draw = hash::mix(self.ask.key.unwrap_or(self.ask.draw) ^ state.id);
+        draw % 100 < percent.max(RAMP_FROM)
+    }
+}
+
+/// So long a failure makes a backend look worse: where nothing else is wrong with it, it is not to be
+/// shunned for ever.
+const SHUNNED_NANOS: u64 = 5_000_000_000;
+
+/// A backend that fails, and fast, has little in flight and looks quick: each failure in a row doubles
+/// what it costs, until an answer is good or some time has passed.
+fn worse_by_failures(state: &BackendState, cost: u128, now_nanos: u64) -> u128 {
+    match state.failing() {
+        0 => cost,
+        _ if now_nanos.saturating_sub(state.failed_at_nanos()) > SHUNNED_NANOS => cost,
+        row => cost.max(1) << row.min(16),
     }
 }
 

@@ -8,7 +8,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::least::Least;
-use super::{Turn, View};
+use super::{Turn, View, worse_by_failures};
 use crate::pool::Member;
 use crate::pool::state::Load;
 
@@ -37,7 +37,9 @@ impl PeakEwma {
 
     pub fn choose(&self, view: &View<'_>, turn: &Turn) -> Option<usize> {
         let now = view.ask.now_nanos;
-        self.least.choose(view, turn, |member| cost(&member.state.load.0, now))
+        self.least.choose(view, turn, |member| {
+            worse_by_failures(&member.state, cost(&member.state.load.0, now), now)
+        })
     }
 }
 

@@ -5,6 +5,8 @@
 //! Every default is settled here (by `validate`, from `config::defaults`); an `Option` that is left
 //! means "off", never "default".
 
+mod failover;
+
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -15,6 +17,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use ipnet::IpNet;
+
+pub use failover::*;
 
 /// The name of a listener or a pool: `[a-z0-9_-]`, 1 to 63 characters.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -149,6 +153,7 @@ pub struct Listener {
     /// The file's time-outs with this listener's own laid over them.
     pub timeouts: Timeouts,
     pub error_pages: ErrorPages,
+    pub rate_limit: Option<RateLimit>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -206,6 +211,7 @@ pub struct Route {
     pub rewrite: Rewrite,
     pub timeouts: TimeoutOverrides,
     pub error_pages: ErrorPages,
+    pub rate_limit: Option<RateLimit>,
 }
 
 /// All parts must match; an empty part matches everything. Within a list one is enough,
@@ -305,6 +311,14 @@ pub struct Pool {
     pub health_check: Option<HealthCheck>,
     pub keepalive: Keepalive,
     pub timeouts: TimeoutOverrides,
+    pub failover: Failover,
+    /// `None` is off.
+    pub outlier: Option<Outlier>,
+    pub retry: Retry,
+    pub queue: Option<Queue>,
+    /// The time in which a recovered backend's weight ramps up.
+    pub slow_start: Option<Duration>,
+    pub sticky: Option<Sticky>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -330,6 +344,10 @@ pub struct Backend {
     pub address: BackendHost,
     /// 1 to 65535 in proportion to the others; 0 takes no traffic.
     pub weight: u16,
+    /// 0 is active; 1 and up stand by, in order.
+    pub tier: u8,
+    /// Requests (streams) at once, over all workers; at least 1.
+    pub max_requests: Option<u32>,
 }
 
 /// As written: an address, or a name to be resolved at load and at each reload.
