@@ -33,17 +33,12 @@ pub fn error<'a>(cause: Cause, pages: impl IntoIterator<Item = &'a ErrorPages>) 
             own(status, text.into(), &TEXT)
         }
     };
-    match cause {
-        Cause::MethodNotAllowed => {
+    match status {
+        StatusCode::METHOD_NOT_ALLOWED => {
             let allowed = HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS");
             answer.fields.push((header::ALLOW, allowed));
         }
-        Cause::NoneServing
-        | Cause::Full
-        | Cause::QueueTimeout
-        | Cause::RateLimited
-        | Cause::Shortage
-        | Cause::Shutdown => {
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
             answer.fields.push((header::RETRY_AFTER, HeaderValue::from_static("1")));
         }
         _ => {}

@@ -16,7 +16,7 @@ use crate::forward::http::exchange::{self, Clocks};
 use crate::forward::http::head::{RequestHead, ResponseHead};
 use crate::forward::http::upload::Upload;
 use crate::forward::http::{BackendConn, Front};
-use crate::outcome::{self, Cause, Sent};
+use crate::outcome::{Cause, Sent};
 use crate::pool::Lease;
 use crate::sys::shortage::is_shortage;
 use crate::timer::Elapsed;
@@ -49,7 +49,7 @@ impl Attempt<'_> {
         upload: &mut Upload,
     ) -> Result<(ResponseHead, Box<BackendConn>), Failed> {
         let worker = &self.client.worker;
-        let careful = !outcome::is_idempotent(&self.head.method);
+        let careful = !self.plan.ask.safe;
         let mut kept = match self.upgrade {
             Some(_) => None,
             None => worker.idle.take(lease.backend().id, worker.wheel.now(), careful),

@@ -28,13 +28,10 @@ use crate::forward::http::{BackendConn, Front, Sink};
 use crate::observe::cells::{PoolCells, attempt_failed};
 use crate::outcome::{Cause, Side};
 use crate::pool::Lease;
-use crate::pool::budget::{Budget, RequestGuard, RetryGuard};
+use crate::pool::budget::{RequestGuard, RetryGuard};
 use crate::pool::pick::{Ask, Tried};
 use crate::route::{Route, headers};
 use crate::timer::Deadline;
-
-/// Attempts in all: the default of `retry.attempts`.
-const ATTEMPTS: u32 = 3;
 
 /// Of a body that nobody wants, what is read so that the connection can be kept.
 const UNWANTED_BYTES: usize = 64 * 1024;
@@ -267,15 +264,15 @@ async fn forward(
 /// free, so that half a pool may die unnoticed. `None` is no.
 fn another(plan: &Plan<'_>, cells: &PoolCells, attempts: u32) -> Option<Option<RetryGuard>> {
     match attempts {
+        most if most >= plan.picker.pool().config.retry.attempts => None,
         1 => Some(None),
-        2..ATTEMPTS => {
-            let guard = plan.picker.try_retry(Budget::DEFAULT);
+        _ => {
+            let guard = plan.picker.try_retry();
             if guard.is_none() {
                 cells.retry_budget_exhausted.inc();
             }
             guard.map(Some)
         }
-        _ => None,
     }
 }
 

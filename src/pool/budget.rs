@@ -7,26 +7,13 @@
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::{Picker, PoolState};
+use super::{Picker, Pool, PoolState};
+use crate::config::model::Retry;
 
-/// How much of a pool's work may be retries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Budget {
-    /// Of the requests in progress.
-    pub percent: u32,
-    /// So many are always allowed.
-    pub min: u32,
-}
-
-impl Budget {
-    /// `retry.budget` and `retry.budget_min` until they can be configured.
-    pub const DEFAULT: Budget = Budget { percent: 20, min: 3 };
-
-    /// Retries allowed at once while `requests` are in progress.
-    pub fn allows(self, requests: u64) -> u32 {
-        let share = requests.saturating_mul(u64::from(self.percent)) / 100;
-        u32::try_from(share).unwrap_or(u32::MAX).max(self.min)
-    }
+/// Retries allowed at once while `requests` are in progress.
+fn allowed(retry: &Retry, requests: u64) -> u32 {
+    let share = requests.saturating_mul(u64::from(retry.budget_percent)) / 100;
+    u32::try_from(share).unwrap_or(u32::MAX).max(retry.budget_min)
 }
 
 /// A request in progress, from its head to the last byte of its answer.
@@ -52,10 +39,10 @@ impl Picker {
 
     /// Leave for one more retry; `None` if the budget is spent. (The caller counts that: the metric
     /// `retry_budget_exhausted` is its worker's.) A request's first retry is free and asks nothing.
-    pub fn try_retry(self: &Rc<Self>, budget: Budget) -> Option<RetryGuard> {
-        let state = &self.pool().state;
-        let allowed = budget.allows(state.requests());
-        take_one(&state.retries.0, allowed).then(|| RetryGuard { picker: self.clone() })
+    pub fn try_retry(self: &Rc<Self>) -> Option<RetryGuard> {
+        let Pool { config, state, .. } = &**self.pool();
+        take_one(&state.retries.0, allowed(&config.retry, state.requests()))
+            .then(|| RetryGuard { picker: self.clone() })
     }
 }
 
@@ -91,16 +78,18 @@ impl Drop for RetryGuard {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::config::model;
-    use crate::pool::sample;
+    use crate::config::{defaults, model};
+    use crate::pool::{Member, sample};
 
     #[test]
     fn a_budget_is_a_share_and_at_least_a_few() {
-        for (requests, allowed) in
+        for (requests, expected) in
             [(0, 3), (15, 3), (19, 3), (20, 4), (100, 20), (u64::MAX, u32::MAX)]
         {
-            assert_eq!(Budget::DEFAULT.allows(requests), allowed, "{requests} requests");
+            assert_eq!(allowed(&defaults::RETRY, requests), expected, "{requests} requests");
         }
     }
 
@@ -108,29 +97,32 @@ mod tests {
     fn retries_end_with_their_guards_and_grow_with_the_requests() {
         let picker = Rc::new(Picker::new(sample::pool(model::Balance::First, &[1])));
         let state = picker.pool().state.clone();
-        let few: Vec<_> = (0..4).map(|_| picker.try_retry(Budget::DEFAULT)).collect();
+        let few: Vec<_> = (0..4).map(|_| picker.try_retry()).collect();
         assert_eq!(few.iter().flatten().count(), 3);
         let requests: Vec<_> = (0..20).map(|_| picker.begin_request(0)).collect();
         assert_eq!((state.requests(), state.retries()), (20, 3));
-        let one_more = picker.try_retry(Budget::DEFAULT);
-        assert!(one_more.is_some() && picker.try_retry(Budget::DEFAULT).is_none());
+        let one_more = picker.try_retry();
+        assert!(one_more.is_some() && picker.try_retry().is_none());
         drop(requests);
-        assert!(picker.try_retry(Budget::DEFAULT).is_none());
+        assert!(picker.try_retry().is_none());
         drop((few, one_more));
         assert_eq!((state.requests(), state.retries()), (0, 0));
     }
 
     #[test]
     fn no_number_of_threads_exceeds_the_budget() {
-        let pool = sample::pool(model::Balance::First, &[1]);
-        let budget = Budget { percent: 0, min: 5 };
+        let usual = sample::pool(model::Balance::First, &[1]);
+        let retry = Retry { budget_percent: 0, budget_min: 5, ..defaults::RETRY };
+        let config = model::Pool { retry, ..usual.config.clone() };
+        let member = Member::new(usual.members[0].state.clone(), 1);
+        let pool = Arc::new(Pool::new(config, [member].into(), usual.state.clone()));
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 let pool = pool.clone();
                 scope.spawn(move || {
                     let picker = Rc::new(Picker::new(pool));
                     for _ in 0..5_000 {
-                        let held = [picker.try_retry(budget), picker.try_retry(budget)];
+                        let held = [picker.try_retry(), picker.try_retry()];
                         assert!(picker.pool().state.retries() <= 5);
                         drop(held);
                     }

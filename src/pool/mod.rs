@@ -1,9 +1,9 @@
 //! A pool: a named set of backends that serve the same thing, and the choice among them.
 //!
 //! `state` is what is known of a backend and of a pool; `tier` is the backends of one rank; `pick`
-//! chooses one that serves by the pool's `balance` and hands out a [`Lease`]; `budget` bounds retries,
-//! `queue` is where requests wait. Pure: no clock, no socket, no spawn. This room only reads the reason
-//! bits and the tier floor; the control thread writes them, one writer a fact.
+//! chooses one that serves by the pool's `balance` and hands out a [`Lease`]; `budget` bounds retries.
+//! Pure: no clock, no socket, no spawn. This room only reads the reason bits and the tier floor; the
+//! control thread writes them, one writer a fact.
 
 pub mod balance;
 pub mod budget;
@@ -76,10 +76,5 @@ impl Pool {
     /// Backends that no reason keeps from serving.
     pub fn serving(&self) -> usize {
         self.members.iter().filter(|member| member.state.serving()).count()
-    }
-
-    /// The backend of this address.
-    pub fn member(&self, addr: BackendAddr) -> Option<&Member> {
-        self.members.iter().find(|member| member.state.addr == addr)
     }
 }

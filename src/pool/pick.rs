@@ -90,24 +90,23 @@ impl Picker {
 
     /// A serving backend that was not tried yet and has room.
     pub fn pick(self: &Rc<Self>, ask: Ask, tried: &Tried) -> Result<Lease, NoPick> {
-        let state = &self.pool.state;
-        if state.trials() > 0
+        let failover = &self.pool.config.failover;
+        if failover.exclusive {
+            return self.chosen(tried);
+        }
+        if self.pool.state.trials() > 0
             && let Some(lease) = self.trial(ask, tried)
         {
             return Ok(lease);
         }
-        if self.pool.config.failover.exclusive {
-            return self.chosen(tried);
-        }
-        if let Some(lease) = self.walk(ask, tried) {
+        let spilled = failover.spill_below.and_then(|below| self.spill(below, ask, tried));
+        if let Some(lease) = spilled.or_else(|| self.walk(ask, tried, Reasons::ALL)) {
             return Ok(lease);
         }
         match self.why(Reasons::ALL, tried) {
-            NoPick::NoneServing
-                if self.pool.config.failover.when_none_serve == WhenNoneServe::TryAll =>
-            {
-                self.try_all(ask, tried).ok_or_else(|| self.why(Reasons::BINDING, tried))
-            }
+            NoPick::NoneServing if failover.when_none_serve == WhenNoneServe::TryAll => self
+                .walk(ask, tried, Reasons::BINDING)
+                .ok_or_else(|| self.why(Reasons::BINDING, tried)),
             why => Err(why),
         }
     }
@@ -138,27 +137,18 @@ impl Picker {
         (0..most).map(move |step| (first + step) % all)
     }
 
-    fn walk(self: &Rc<Self>, ask: Ask, tried: &Tried) -> Option<Lease> {
-        let spill_below = self.pool.config.failover.spill_below;
-        let mut rng = spill_below.map(|_| fastrand::Rng::with_seed(!ask.draw));
-        for place in self.order() {
-            let tier = &self.pool.tiers[place];
-            if let (Some(below), Some(rng)) = (spill_below, &mut rng)
-                && rng.f64() >= tier.weights(&self.pool.members).kept(below)
-            {
-                continue;
-            }
-            if let Some(lease) = self.of(place, ask, tried, Reasons::ALL) {
-                return Some(lease);
-            }
-        }
-        // What would have been passed on finds nobody there: back to whoever serves.
-        spill_below
-            .and_then(|_| self.order().find_map(|place| self.of(place, ask, tried, Reasons::ALL)))
+    /// The first tier that has somebody, not minding other reasons than these.
+    fn walk(self: &Rc<Self>, ask: Ask, tried: &Tried, against: Reasons) -> Option<Lease> {
+        self.order().find_map(|place| self.of(place, ask, tried, against))
     }
 
-    fn try_all(self: &Rc<Self>, ask: Ask, tried: &Tried) -> Option<Lease> {
-        self.order().find_map(|place| self.of(place, ask, tried, Reasons::BINDING))
+    /// The same, each tier passing on what it does not keep; `None` where that finds nobody.
+    fn spill(self: &Rc<Self>, below: u32, ask: Ask, tried: &Tried) -> Option<Lease> {
+        let mut rng = fastrand::Rng::with_seed(!ask.draw);
+        let keeps = |&place: &usize| {
+            rng.f64() < self.pool.tiers[place].weights(&self.pool.members).kept(below)
+        };
+        self.order().filter(keeps).find_map(|place| self.of(place, ask, tried, Reasons::ALL))
     }
 
     /// A member of one tier, not minding other reasons than these.

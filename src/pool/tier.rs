@@ -67,11 +67,11 @@ impl Weights {
 }
 
 /// The share of a pool's load that each tier gets, in order, `floor` the place of the first that is
-/// asked. What the last one that serves anything cannot pass on is its own.
+/// asked. What nobody keeps goes back to the first that serves anything.
 pub fn shares(tiers: &[Weights], floor: usize, spill_below: Option<u32>) -> Vec<f64> {
     let mut shares = vec![0.0; tiers.len()];
     let mut left = 1.0;
-    let mut last = None;
+    let mut first = None;
     for place in (floor..tiers.len()).chain(0..floor.min(tiers.len())) {
         if tiers[place].serving == 0 {
             continue;
@@ -79,13 +79,12 @@ pub fn shares(tiers: &[Weights], floor: usize, spill_below: Option<u32>) -> Vec<
         let kept = spill_below.map_or(1.0, |below| tiers[place].kept(below));
         shares[place] = left * kept;
         left -= shares[place];
-        last.get_or_insert(place);
+        first.get_or_insert(place);
         if left <= 0.0 {
             break;
         }
     }
-    // Nobody is left to spill to: the first that serves keeps it.
-    if let Some(first) = last {
+    if let Some(first) = first {
         shares[first] += left.max(0.0);
     }
     shares

@@ -10,13 +10,14 @@ use std::time::Duration;
 use super::bulk::{Bulk, Moved};
 use super::front::Front;
 use super::h1::backend::BackendConn;
+use crate::config::defaults;
 use crate::forward::buffer::Buffer;
 use crate::forward::splice::{self, Pipes};
 use crate::outcome::{Cause, Sent};
 use crate::timer::Deadline;
 
 /// Request body bytes kept for a replay, as they are on the wire.
-pub const REPLAY_BYTES: usize = 64 * 1024;
+pub const REPLAY_BYTES: usize = defaults::RETRY.buffer_bytes;
 
 /// How a request is timed until its answer begins.
 #[derive(Clone, Copy, Debug)]
