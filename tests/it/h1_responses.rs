@@ -436,7 +436,9 @@ fn pipelined_requests_around_a_doubtful_answer_get_their_own() {
         let asks = [
             Ask::get("/first"),
             Ask::new(case.method, &format!("/case/{n}")),
-            Ask::post("/third").body("x"),
+            // No POST: some of these backends close without having said so, and whether that is seen
+            // before the next request goes out is luck. What is idempotent is sent again.
+            Ask::new("PUT", "/third").body("x"),
             Ask::get("/fourth"),
         ];
         conn.send(asks.iter().flat_map(Ask::bytes).collect::<Vec<u8>>()).unwrap();
