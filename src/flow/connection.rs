@@ -8,6 +8,7 @@ use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 
 use super::client::Client;
+use super::judge;
 use super::request::{self, After, Exchange, Upgrade};
 use super::worker::{Here, Worker};
 use crate::config::model::Timeouts;
@@ -19,7 +20,6 @@ use crate::forward::http::h2::{self, Means, Story};
 use crate::forward::session::Session;
 use crate::forward::tcp::{self, End, Way};
 use crate::listen::{ClientAddr, ClientStream, Permit};
-use crate::observe::cells::attempt_failed;
 use crate::outcome::Cause;
 use crate::pool::balance::hash::hash_ip;
 use crate::pool::pick::{Ask, Tried};
@@ -192,9 +192,7 @@ async fn upgraded(client: &Client, conn: ClientConn, upgrade: Upgrade) {
     let failed = match relay(client, &lease, &mut stream, &mut backend, idle).await {
         Some(End::Finished | End::Idle) => None,
         Some(End::BackendReset) => {
-            let worker = client.worker.id;
-            let pool = lease.picker().pool().state.cells.of(worker);
-            attempt_failed(pool, lease.backend().cells.of(worker), Cause::Truncated);
+            judge::failed(&client.worker, &lease, Cause::Truncated);
             Some(Cause::Truncated)
         }
         Some(End::ClientReset) | None => Some(Cause::ClientGone),
@@ -221,7 +219,7 @@ async fn tcp(client: Rc<Client>, here: Here, picker: Rc<Picker>, mut stream: Cli
             let end = relay(&client, &lease, &mut stream, &mut backend, timeouts.tcp_idle).await;
             let backend_failed = end == Some(End::BackendReset);
             if backend_failed {
-                attempt_failed(cells, lease.backend().cells.of(worker.id), Cause::Truncated);
+                judge::failed(worker, &lease, Cause::Truncated);
             }
             backend_failed.then_some(Cause::Truncated)
         }
@@ -284,7 +282,7 @@ async fn reach(
             Ok(Err(_)) => Cause::Connect,
             Err(_) => Cause::ConnectTimeout,
         };
-        attempt_failed(cells, backend.cells.of(worker.id), cause);
+        judge::failed(worker, &lease, cause);
         tried.add(&lease);
         failed = Some(cause);
     }

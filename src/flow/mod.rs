@@ -14,6 +14,7 @@ pub mod client;
 pub mod connection;
 pub mod decide;
 pub mod head;
+pub mod judge;
 pub mod record;
 pub mod request;
 pub mod sessions;

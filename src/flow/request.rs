@@ -15,6 +15,7 @@ use super::attempt::{Attempt, Failed};
 use super::client::Client;
 use super::decide::{Decision, Plan, decide};
 use super::head::{self, Rules};
+use super::judge;
 use super::record::{self, Record};
 use super::worker::Here;
 use crate::config::model::{ErrorPages, Timeouts};
@@ -25,7 +26,7 @@ use crate::forward::http::h1::client::ClientConn;
 use crate::forward::http::head::{RequestHead, ResponseHead};
 use crate::forward::http::upload::{Upload, Watch};
 use crate::forward::http::{BackendConn, Front, Sink};
-use crate::observe::cells::{PoolCells, attempt_failed};
+use crate::observe::cells::PoolCells;
 use crate::outcome::{Cause, Side};
 use crate::pool::Lease;
 use crate::pool::budget::{RequestGuard, RetryGuard};
@@ -234,8 +235,8 @@ async fn forward(
             Ok((answer, conn)) => {
                 let answered = Instant::now();
                 cells.first_byte.observe(answered - record.started);
-                lease.observe_latency((answered - began).as_nanos() as u64, ask.now_nanos);
-                lease.backend().cells.of(worker.id).requests.inc(answer.status.as_u16());
+                let took = (answered - began).as_nanos() as u64;
+                judge::answered(worker, &lease, answer.status.as_u16(), took, ask.now_nanos);
                 let most = plan.picker.pool().config.keepalive.idle_timeout;
                 // A second is taken off what the backend says, for the way.
                 let keep = headers::keep_alive_seconds(answer.fields())
@@ -246,7 +247,7 @@ async fn forward(
             }
             Err(Failed { cause, sent }) => {
                 if cause.side() == Side::Backend {
-                    attempt_failed(cells, lease.backend().cells.of(worker.id), cause);
+                    judge::failed(worker, &lease, cause);
                 }
                 if clocks.is_over() || !cause.retry(&head.method, sent) {
                     return Err(counted(cause, client));
@@ -363,8 +364,7 @@ impl Exchange {
                 if close { After::Close { unread } } else { After::Keep }
             }
             End::Truncated => {
-                let pool = lease.picker().pool().state.cells.of(worker.id);
-                attempt_failed(pool, lease.backend().cells.of(worker.id), Cause::Truncated);
+                judge::failed(worker, &lease, Cause::Truncated);
                 record.finish(Some(Cause::Truncated));
                 After::Reset
             }
