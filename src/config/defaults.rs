@@ -76,6 +76,10 @@ pub const RETRY: Retry = Retry {
     buffer_bytes: 64 * 1024,
 };
 
+/// Of a queue that is asked for.
+pub const QUEUE_SIZE: usize = 1000;
+pub const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// A pool that says nothing of itself but its name; its backends are still to come.
 pub fn pool(name: Name) -> Pool {
     Pool {

@@ -366,6 +366,55 @@ fn a_pool_takes_from_the_defaults_what_it_does_not_say() {
 }
 
 #[test]
+fn what_a_pool_does_when_backends_fail_comes_from_the_defaults_key_by_key() {
+    use super::defaults::{OUTLIER, RETRY};
+    use super::model::{Failback, HedgeAfter, OnChange, RetryOn};
+    let seconds = std::time::Duration::from_secs;
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/config/valid");
+    let loaded = run(&folder.join("failover_key_by_key.yaml")).expect("a valid file");
+    let [own, off, same] = &loaded.config.pools[..] else { panic!("three pools") };
+
+    assert_eq!((own.backends[0].tier, own.backends[1].tier), (0, 1));
+    assert_eq!((own.backends[0].max_requests, own.backends[1].max_requests), (None, Some(8)));
+    assert_eq!(own.failover.failback, Failback::Automatic);
+    assert_eq!(own.failover.on_down, OnChange::CloseAfter(seconds(5)));
+    let outlier = own.outlier.as_ref().expect("on");
+    assert_eq!((outlier.eject_for, outlier.failure_share), (seconds(30), None));
+    assert_eq!(outlier.eject_for_max, OUTLIER.eject_for_max);
+    let on = RetryOn { connect: true, status_503: true, ..RetryOn::NONE };
+    assert_eq!((own.retry.attempts, own.retry.on), (2, on));
+    assert_eq!((own.retry.hedge, own.retry.budget_min), (Some(HedgeAfter::P99), RETRY.budget_min));
+    let queue = own.queue.as_ref().expect("a queue");
+    assert_eq!((queue.size, queue.timeout), (10, seconds(1)));
+    assert_eq!(own.slow_start, Some(seconds(5)));
+
+    assert!(off.outlier.is_none() && off.queue.is_none() && off.slow_start.is_none());
+    assert_eq!((off.retry.attempts, off.retry.hedge), (1, None));
+
+    assert_eq!(same.failover.failback, Failback::Manual);
+    assert_eq!(same.outlier.as_ref().map(|o| o.eject_for), Some(seconds(20)));
+    assert_eq!(same.queue.as_ref().map(|q| q.timeout), Some(seconds(5)));
+}
+
+#[test]
+fn connections_of_a_backend_that_went_down_are_closed_in_an_exclusive_pool_unless_it_says_so() {
+    use super::model::OnChange;
+    for (keys, expected) in [
+        ("", OnChange::Keep),
+        ("exclusive: false", OnChange::Keep),
+        ("exclusive: true", OnChange::Close),
+        ("exclusive: true, on_down: keep", OnChange::Keep),
+    ] {
+        let text = format!(
+            "listeners: {{db: {{bind: '127.0.0.1:80', mode: tcp, pool: db}}}}\n\
+             pools: {{db: {{backends: ['a:1'], failover: {{{keys}}}}}}}"
+        );
+        let config = judge(&text).expect("a valid file").config;
+        assert_eq!(config.pools[0].failover.on_down, expected, "{keys}");
+    }
+}
+
+#[test]
 fn the_example_is_valid_short_and_what_the_demo_expects() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config.example.yaml");
     let text = fs::read_to_string(&path).expect("config.example.yaml");

@@ -3,6 +3,7 @@
 //! A bare number is refused, so that nobody has to remember which unit a key is in. Sizes are
 //! binary (KiB, MiB, GiB) only: KB and MB are read as 1000 by some and as 1024 by others.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::source::Wrong;
@@ -115,6 +116,32 @@ pub(super) fn size(text: &str) -> Result<u64, Wrong> {
         .ok_or_else(|| Wrong::new("the size is too large", "at most 1048576GiB"))
 }
 
+/// Whole percent.
+pub(super) fn percent(text: &str, range: RangeInclusive<u32>) -> Result<u32, Wrong> {
+    let allowed =
+        || format!("a share with its percent sign, from {}% to {}%", range.start(), range.end());
+    let number = text.strip_suffix('%').map(str::trim_end);
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let Some(number) = number else {
+        let wrong = Wrong::new("not a share", allowed());
+        if digits(text) {
+            let wrong = Wrong::new("a share without a percent sign", allowed());
+            return Err(wrong.help(format!("write {text}%")));
+        }
+        let share = text.parse::<f64>().ok().filter(|share| (0.0..=1.0).contains(share));
+        return Err(wrong.help_if(share.map(|share| format!("write {}%", (share * 100.0).round()))));
+    };
+    if !digits(number) {
+        let whole = number.parse::<f64>().is_ok().then(|| "no fractions of a percent".to_owned());
+        return Err(Wrong::new("not a share", allowed()).help_if(whole));
+    }
+    match number.parse::<u32>() {
+        Ok(number) if range.contains(&number) => Ok(number),
+        Ok(number) if number < *range.start() => Err(Wrong::new("too small", allowed())),
+        _ => Err(Wrong::new("too large", allowed())),
+    }
+}
+
 /// As the file would write it: `1m30s`, `250ms`, `0s`.
 pub fn show_duration(duration: Duration) -> String {
     let mut rest = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
@@ -199,6 +226,29 @@ mod tests {
             assert_eq!(size(text).ok(), bytes, "{text}");
         }
         assert_eq!(size("64KB").unwrap_err().help.as_deref(), Some("write 64KiB"));
+    }
+
+    #[test]
+    fn shares() {
+        for (text, expected) in [
+            ("20%", Some(20)),
+            ("1%", Some(1)),
+            ("100%", Some(100)),
+            ("0%", None),
+            ("101%", None),
+            ("20", None),
+            ("0.2", None),
+            ("12.5%", None),
+            ("-5%", None),
+            ("%", None),
+            ("", None),
+            ("99999999999%", None),
+        ] {
+            assert_eq!(percent(text, 1..=100).ok(), expected, "{text}");
+        }
+        for (text, help) in [("20", "write 20%"), ("0.2", "write 20%")] {
+            assert_eq!(percent(text, 1..=100).unwrap_err().help.as_deref(), Some(help), "{text}");
+        }
     }
 
     #[test]

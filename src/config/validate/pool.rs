@@ -3,12 +3,13 @@
 //! A part is proved at its own place, so that a mistake in `pool_defaults` is reported once.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use super::cx::Cx;
 use super::health::{self, Setting};
 use super::http_words::header_name;
-use super::words::{positive_duration, whole, word};
-use super::{addresses, timeouts};
+use super::words::{or_off, positive_duration, whole, word};
+use super::{addresses, failover, outlier, retry, timeouts};
 use crate::config::defaults;
 use crate::config::model::{Backend, Balance, HashBy, Keepalive, Name, Pool, TimeoutOverrides};
 use crate::config::path::Path;
@@ -29,8 +30,13 @@ pub struct Part {
     balance: Option<Balance>,
     pub health_check: Option<Setting>,
     max_idle: Option<usize>,
-    idle_timeout: Option<std::time::Duration>,
+    idle_timeout: Option<Duration>,
     timeouts: TimeoutOverrides,
+    failover: failover::Keys,
+    outlier: Option<outlier::Setting>,
+    retry: Option<retry::Setting>,
+    queue: Option<retry::QueueSetting>,
+    slow_start: Option<Option<Duration>>,
 }
 
 pub fn part(cx: &mut Cx<'_>, at: &Path, raw: raw::Pool) -> Part {
@@ -38,12 +44,34 @@ pub fn part(cx: &mut Cx<'_>, at: &Path, raw: raw::Pool) -> Part {
     let health_check =
         raw.health_check.and_then(|raw| health::setting(cx, &at.key("health_check"), raw));
     let timeouts = timeouts::overrides(cx, &at.key("timeouts"), &raw.timeouts.unwrap_or_default());
-    let at = at.key("keepalive");
-    let keepalive = raw.keepalive.unwrap_or_default();
+    let failover = failover::keys(cx, &at.key("failover"), raw.failover.unwrap_or_default());
+    let outlier = raw.outlier.and_then(|raw| outlier::setting(cx, &at.key("outlier"), raw));
+    let retry = raw.retry.and_then(|raw| retry::setting(cx, &at.key("retry"), raw));
+    let queue = raw.queue.and_then(|raw| retry::queue(cx, &at.key("queue"), raw));
+    let slow_start = cx.text(&at.key("slow_start"), raw.slow_start.as_ref(), |text| {
+        or_off(text, positive_duration)
+    });
+    let (max_idle, idle_timeout) =
+        keepalive(cx, &at.key("keepalive"), raw.keepalive.unwrap_or_default());
+    Part {
+        balance,
+        health_check,
+        max_idle,
+        idle_timeout,
+        timeouts,
+        failover,
+        outlier,
+        retry,
+        queue,
+        slow_start,
+    }
+}
+
+fn keepalive(cx: &mut Cx<'_>, at: &Path, raw: raw::Keepalive) -> (Option<usize>, Option<Duration>) {
     let max_idle =
-        cx.text(&at.key("max_idle"), keepalive.max_idle.as_ref(), |text| whole(text, 0..=100_000));
+        cx.text(&at.key("max_idle"), raw.max_idle.as_ref(), |text| whole(text, 0..=100_000));
     let key = at.key("idle_timeout");
-    let idle_timeout = cx.text(&key, keepalive.idle_timeout.as_ref(), positive_duration);
+    let idle_timeout = cx.text(&key, raw.idle_timeout.as_ref(), positive_duration);
     if idle_timeout.is_some_and(|idle| idle.as_secs_f64() > 5.0) {
         let wrong = Wrong::plain(
             "many servers close an idle connection after 5s; a request could meet that moment",
@@ -51,7 +79,7 @@ pub fn part(cx: &mut Cx<'_>, at: &Path, raw: raw::Pool) -> Part {
         let help = "stay below the keep-alive time of the backends, or keep 4s, the default";
         cx.warn(&key, wrong.help(help));
     }
-    Part { balance, health_check, max_idle: max_idle.map(|n| n as usize), idle_timeout, timeouts }
+    (max_idle.map(|n| n as usize), idle_timeout)
 }
 
 pub fn pool(cx: &mut Cx<'_>, at: &Path, name: Name, mut raw: raw::Pool, shared: &Part) -> Pool {
@@ -77,6 +105,11 @@ pub fn pool(cx: &mut Cx<'_>, at: &Path, name: Name, mut raw: raw::Pool, shared: 
         health_check,
         keepalive: Keepalive { max_idle, idle_timeout },
         timeouts,
+        failover: failover::settle(cx, at, &own.failover, &shared.failover),
+        outlier: outlier::settle(cx, at, own.outlier.as_ref(), shared.outlier.as_ref()),
+        retry: retry::settle(own.retry.as_ref(), shared.retry.as_ref()),
+        queue: retry::settle_queue(own.queue.as_ref(), shared.queue.as_ref()),
+        slow_start: own.slow_start.or(shared.slow_start).unwrap_or(all.slow_start),
         ..all
     }
 }
@@ -159,14 +192,19 @@ fn backends(cx: &mut Cx<'_>, at: &Path, list: Vec<Option<raw::Backend>>) -> Vec<
     for (i, raw) in list.into_iter().enumerate() {
         let Some(raw) = raw else { continue };
         let at = at.index(i);
-        let (address, address_at, weight) = match raw {
-            raw::Backend::Short(text) => (Some(text), at.clone(), None),
-            raw::Backend::Long { address, weight } => {
+        let (address, address_at, weight, tier, most) = match raw {
+            raw::Backend::Short(text) => (Some(text), at.clone(), None, None, None),
+            raw::Backend::Long { address, weight, tier, max_requests } => {
                 cx.missing(&at, "address", "{address: 10.0.0.11:8080, weight: 2}");
-                (address, at.key("address"), weight)
+                (address, at.key("address"), weight, tier, max_requests)
             }
         };
-        let weight = cx.text(&at.key("weight"), weight.as_ref(), |text| whole(text, 0..=65_535));
+        let mut number = |key: &str, text: raw::Text, range| {
+            cx.text(&at.key(key), text.as_ref(), |text| whole(text, range))
+        };
+        let weight = number("weight", weight, 0..=65_535);
+        let tier = number("tier", tier, 0..=255);
+        let max_requests = number("max_requests", most, 1..=10_000_000);
         let read = cx.text(&address_at, address.as_ref(), addresses::backend);
         let Some(read) = read else { continue };
         if let Some(first) = seen.insert(read.clone(), i) {
@@ -178,8 +216,8 @@ fn backends(cx: &mut Cx<'_>, at: &Path, list: Vec<Option<raw::Backend>>) -> Vec<
         backends.push(Backend {
             address: read,
             weight: weight.map_or(1, |n| n as u16),
-            tier: 0,
-            max_requests: None,
+            tier: tier.map_or(0, |n| n as u8),
+            max_requests: max_requests.map(|n| n as u32),
         });
     }
     let complete = whole_list && backends.len() == count && count > 0;

@@ -43,6 +43,17 @@ pub fn word<T: Clone>(text: &str, words: &[(&str, T)]) -> Result<T, Wrong> {
         .help_if(near.map(|near| format!("did you mean `{near}`?"))))
 }
 
+/// `true` or `false`; YAML's other words for them are read in two ways by two readers.
+pub fn flag(text: &str) -> Result<bool, Wrong> {
+    let meant = match text.to_ascii_lowercase().as_str() {
+        "yes" | "on" | "1" | "true" => Some("write true"),
+        "no" | "off" | "0" | "false" => Some("write false"),
+        _ => None,
+    };
+    word(text, &[("true", true), ("false", false)])
+        .map_err(|wrong| wrong.help_if(meant.map(str::to_owned)))
+}
+
 pub fn any_duration(text: &str) -> Result<Duration, Wrong> {
     duration(text).map_err(not_off)
 }
@@ -149,6 +160,15 @@ mod tests {
             ("any", None),
         ] {
             assert_eq!(network(text).ok().map(|n| n.to_string()).as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn flags() {
+        assert_eq!((flag("true").ok(), flag("false").ok()), (Some(true), Some(false)));
+        for (text, help) in [("yes", "write true"), ("off", "write false"), ("True", "write true")]
+        {
+            assert_eq!(flag(text).unwrap_err().help.as_deref(), Some(help), "{text}");
         }
     }
 

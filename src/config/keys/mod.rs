@@ -3,6 +3,10 @@
 //! `shape` reads these tables for its reports; a test holds docs/configuration.md against them, and
 //! serde's mirror in `raw` refuses what is not in both.
 
+mod failover;
+
+use failover::{FAILOVER, OUTLIER, QUEUE, RETRY};
+
 use super::shape::Keys;
 use super::shape::Shape::{List, Map, Named, Pairs, Text, TextOr, Texts};
 
@@ -220,19 +224,8 @@ static REWRITE: Keys = Keys {
     advice: &[],
 };
 
-const POOL_LATER: &[&str] = &[
-    "outlier",
-    "failover",
-    "retry",
-    "queue",
-    "slow_start",
-    "sticky",
-    "protocol",
-    "tls",
-    "send_proxy_protocol",
-    "discover",
-    "discovery",
-];
+const POOL_LATER: &[&str] =
+    &["sticky", "protocol", "tls", "send_proxy_protocol", "discover", "discovery"];
 
 static POOL_DEFAULTS: Keys = Keys {
     place: "pool_defaults",
@@ -241,6 +234,11 @@ static POOL_DEFAULTS: Keys = Keys {
         ("health_check", TextOr(&HEALTH_CHECK)),
         ("keepalive", Map(&KEEPALIVE)),
         ("timeouts", Map(&POOL_TIMEOUTS)),
+        ("outlier", TextOr(&OUTLIER)),
+        ("failover", Map(&FAILOVER)),
+        ("retry", TextOr(&RETRY)),
+        ("queue", TextOr(&QUEUE)),
+        ("slow_start", Text),
     ],
     later: POOL_LATER,
     advice: &[("backends", "each pool has its own")],
@@ -254,6 +252,11 @@ static POOL: Keys = Keys {
         ("health_check", TextOr(&HEALTH_CHECK)),
         ("keepalive", Map(&KEEPALIVE)),
         ("timeouts", Map(&POOL_TIMEOUTS)),
+        ("outlier", TextOr(&OUTLIER)),
+        ("failover", Map(&FAILOVER)),
+        ("retry", TextOr(&RETRY)),
+        ("queue", TextOr(&QUEUE)),
+        ("slow_start", Text),
     ],
     later: POOL_LATER,
     advice: &[
@@ -263,6 +266,15 @@ static POOL: Keys = Keys {
         ("algorithm", "call it `balance`"),
         ("weight", "it belongs to a backend: {address: ..., weight: 2}"),
         ("interval", "it belongs in `health_check`"),
+        ("tier", "it belongs to a backend: {address: ..., tier: 1}"),
+        ("max_requests", "it belongs to a backend: {address: ..., max_requests: 200}"),
+        ("exclusive", "it belongs in `failover`: failover: {exclusive: true}"),
+        ("failback", "it belongs in `failover`: failover: {failback: ...}"),
+        ("on_down", "it belongs in `failover`: failover: {on_down: ...}"),
+        ("hedge", "it belongs in `retry`: retry: {hedge: {after: 300ms}}"),
+        ("attempts", "it belongs in `retry`: retry: {attempts: 3}"),
+        ("retries", "write retry: {attempts: 3}; the first one counts"),
+        ("outlier_detection", "call it `outlier`"),
     ],
 };
 
@@ -278,12 +290,16 @@ static HASH: Keys =
 
 static BACKEND: Keys = Keys {
     place: "a backend",
-    known: &[("address", Text), ("weight", Text)],
-    later: &["tier", "max_requests"],
+    known: &[("address", Text), ("weight", Text), ("tier", Text), ("max_requests", Text)],
+    later: &[],
     advice: &[
         ("host", "write address: HOST:PORT"),
         ("port", "write address: HOST:PORT"),
         ("url", "write address: HOST:PORT"),
+        ("backup", "write tier: 1"),
+        ("priority", "call it `tier`: 0 is active, 1 and up stand by"),
+        ("max_connections", "call it `max_requests`: of a tcp listener it counts connections"),
+        ("maxconn", "call it `max_requests`: of a tcp listener it counts connections"),
     ],
 };
 

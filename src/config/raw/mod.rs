@@ -1,0 +1,169 @@
+//! The private mirror of the file for serde: every value still text, every key optional.
+//!
+//! `shape` has already reported and taken out what does not fit here; `validate` reads the text. A
+//! list's item that was taken out is `None`, so that the others keep their numbers.
+
+mod lenient;
+mod pool;
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_yaml::Value;
+
+pub use lenient::Lenient;
+pub use pool::*;
+
+pub type Text = Option<String>;
+
+/// One text, or a list of them.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub enum Texts {
+    One(String),
+    Many(Vec<Option<String>>),
+}
+
+/// A map with free keys, in the order of the file.
+#[derive(Clone, Debug)]
+pub struct Pairs<T>(pub Vec<(String, T)>);
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Admin {
+    pub listen: Text,
+    pub ready_requires: Option<Texts>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    pub level: Text,
+    pub format: Text,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    pub connections: Text,
+    pub connections_per_client: Text,
+    pub request_head: Text,
+    pub headers: Text,
+    pub request_body: Text,
+}
+
+/// Every key of every place; which one may stand where is for `shape` to say.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Timeouts {
+    pub client_header: Text,
+    pub client_idle: Text,
+    pub client_body: Text,
+    pub connect: Text,
+    pub response: Text,
+    pub stream_idle: Text,
+    pub tcp_idle: Text,
+    pub request: Text,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    pub bind: Option<Texts>,
+    pub mode: Text,
+    pub trusted_proxies: Option<Texts>,
+    pub allow: Option<Texts>,
+    pub deny: Option<Texts>,
+    pub pool: Text,
+    /// Sections of their own.
+    pub routes: Option<Vec<Value>>,
+    pub timeouts: Option<Timeouts>,
+    pub error_pages: Option<Pairs<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    #[serde(rename = "match")]
+    pub matches: Option<Match>,
+    pub pool: Text,
+    pub split: Option<Pairs<String>>,
+    pub redirect: Option<Redirect>,
+    pub respond: Option<Respond>,
+    pub allow: Option<Texts>,
+    pub deny: Option<Texts>,
+    pub request_headers: Option<HeaderEdits>,
+    pub response_headers: Option<HeaderEdits>,
+    pub rewrite: Option<Rewrite>,
+    pub timeouts: Option<Timeouts>,
+    pub error_pages: Option<Pairs<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Match {
+    pub host: Option<Texts>,
+    pub path: Option<Texts>,
+    pub path_regex: Text,
+    pub method: Option<Texts>,
+    pub header: Option<Pairs<String>>,
+    pub query: Option<Pairs<String>>,
+    pub client: Option<Texts>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Redirect {
+    pub to: Text,
+    pub status: Text,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Respond {
+    pub status: Text,
+    pub body: Text,
+    pub headers: Option<Pairs<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeaderEdits {
+    pub set: Option<Pairs<String>>,
+    pub add: Option<Pairs<String>>,
+    pub remove: Option<Texts>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rewrite {
+    pub strip_prefix: Text,
+    pub path_regex: Text,
+    pub replace: Text,
+    pub add_prefix: Text,
+    pub host: Text,
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Pairs<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Walk<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Walk<T> {
+            type Value = Pairs<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs<T>, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+        deserializer.deserialize_map(Walk(PhantomData))
+    }
+}
