@@ -24,6 +24,7 @@ use crate::flow::arrivals::Arrival;
 use crate::flow::thread::{self, Command, Inbox};
 use crate::flow::worker::Shared;
 use crate::health::task::Health;
+use crate::health::task::standing::{Orders, Release, Standing};
 use crate::lifecycle::phase::Phase;
 use crate::lifecycle::publish::{self, Publisher};
 use crate::lifecycle::reload::{Applier, ApplyError, Source, warn_of};
@@ -113,6 +114,7 @@ impl App {
         let context = admin::Context::new(current.clone(), shared.status.clone());
         tokio::task::spawn_local(admin::serve(admin_socket, Rc::new(context)));
         let (commands, threads, ended) = spawn_workers(&shared, arrivals).await?;
+        let standing = Standing::new(epoch, orders(commands.clone()));
         let mut applier = Applier {
             source: options.source,
             current: current.clone(),
@@ -120,7 +122,8 @@ impl App {
             gate: shared.gate.clone(),
             publisher: Publisher::new(current, workers),
             sockets: Sockets::default(),
-            health: Health::new(),
+            health: Health::new(standing.clone()),
+            standing,
             workers: commands,
             addresses: Addresses::default(),
         };
@@ -279,6 +282,15 @@ fn before(config: &Config) -> Config {
 }
 
 type Workers = (Vec<mpsc::UnboundedSender<Command>>, Vec<JoinHandle<()>>, mpsc::Receiver<()>);
+
+/// To all workers. One that has ended drops what it is sent.
+fn orders(workers: Vec<mpsc::UnboundedSender<Command>>) -> Orders {
+    Box::new(move |Release { backend, after, done }| {
+        for worker in &workers {
+            let _ = worker.send(Command::Release { backend, after, done: done.clone() });
+        }
+    })
+}
 
 /// A worker for each of these; returns when all of them run.
 async fn spawn_workers(

@@ -26,6 +26,9 @@ pub enum Command {
     Unlisten(BindAddr, mpsc::Sender<()>),
     /// The listener is gone: its connections are to leave, and are cut after this long.
     Retire(Name, Duration),
+    /// End what is in progress with the backend of this id, after this long, and let go the kept
+    /// connections to it; then, and when what was in progress has ended by itself, this sender.
+    Release { backend: u64, after: Option<Duration>, done: mpsc::Sender<()> },
     /// Close all sockets; connections are to leave. The thread ends with the last of them.
     Drain,
     /// End what is left.
@@ -134,6 +137,7 @@ async fn obey(worker: &Rc<Worker>, mut inbox: Inbox) {
                     }
                 });
             }
+            Some(Command::Release { .. }) => {}
             Some(Command::Drain) => {
                 sockets.clear();
                 worker.sessions.drain();

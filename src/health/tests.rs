@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::time::{Instant, advance, sleep};
 
 use super::probe::{Failure, Prober, Verdict};
+use super::task::standing::Standing;
 use super::task::{Health, PROBES_AT_ONCE};
 use crate::config::defaults;
 use crate::config::model::{self, HealthCheck, Initial, Name, ProbeKind};
@@ -86,7 +87,7 @@ impl Script {
     }
 
     fn health(&self) -> Health<Script> {
-        Health::with(self.clone(), fastrand::Rng::with_seed(super::seed()))
+        Health::with(self.clone(), fastrand::Rng::with_seed(super::seed()), Standing::alone())
     }
 }
 

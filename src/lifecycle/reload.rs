@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -20,6 +21,7 @@ use crate::config::model::{Config, Name};
 use crate::config::{self, LoadError, Loaded};
 use crate::flow::thread::Command;
 use crate::health::task::Health;
+use crate::health::task::standing::Standing;
 use crate::listen::{BindError, Gate};
 use crate::observe::log;
 use crate::route::UnknownPool;
@@ -72,6 +74,7 @@ pub struct Applier {
     pub publisher: Publisher,
     pub sockets: Sockets,
     pub health: Health,
+    pub standing: Rc<Standing>,
     pub workers: Vec<UnboundedSender<Command>>,
     pub addresses: Addresses,
 }
@@ -118,6 +121,7 @@ impl Applier {
         let fresh = self.sockets.bind(&config)?;
         let snapshot = self.publisher.build(config, &addresses)?;
         self.health.apply(&snapshot.pools).wait().await;
+        self.standing.apply(&snapshot.pools);
         self.publisher.publish(snapshot.clone());
         self.addresses = addresses;
         self.gate.recheck();

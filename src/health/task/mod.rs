@@ -6,6 +6,7 @@
 
 mod probing;
 mod record;
+pub mod standing;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -20,6 +21,7 @@ use tokio::time::Instant;
 
 use probing::Probing;
 use record::Record;
+use standing::Standing;
 
 use super::hysteresis::Thresholds;
 use super::probe::{Network, Prober};
@@ -42,6 +44,7 @@ const REMEMBERED: Duration = Duration::from_secs(60);
 /// All probe loops. Dropping it stops them at once.
 pub struct Health<P = Network> {
     prober: Rc<P>,
+    standing: Rc<Standing>,
     slots: Rc<Semaphore>,
     rng: fastrand::Rng,
     /// By `BackendState::id`: every backend that is in use, probed or not.
@@ -89,23 +92,17 @@ impl Settled {
 }
 
 impl Health<Network> {
-    /// Probes over the network.
-    pub fn new() -> Health<Network> {
-        Health::with(Network, fastrand::Rng::new())
-    }
-}
-
-impl Default for Health<Network> {
-    fn default() -> Health<Network> {
-        Health::new()
+    /// Probes over the network, and tells `standing` what it finds.
+    pub fn new(standing: Rc<Standing>) -> Health<Network> {
+        Health::with(Network, fastrand::Rng::new(), standing)
     }
 }
 
 impl<P: Prober> Health<P> {
     /// With another way to probe, for tests.
-    pub fn with(prober: P, rng: fastrand::Rng) -> Health<P> {
+    pub fn with(prober: P, rng: fastrand::Rng, standing: Rc<Standing>) -> Health<P> {
         let slots = Rc::new(Semaphore::new(PROBES_AT_ONCE));
-        Health { prober: Rc::new(prober), slots, rng, known: HashMap::new(), round: 0 }
+        Health { prober: Rc::new(prober), standing, slots, rng, known: HashMap::new(), round: 0 }
     }
 
     /// Makes the loops fit `pools`, those of the snapshot to come: new backends are probed at once,
@@ -133,7 +130,7 @@ impl<P: Prober> Health<P> {
                     continue;
                 };
                 if known.running.as_ref().is_none_or(|running| running.check != *check) {
-                    known.prepare(in_use);
+                    known.prepare(in_use, &self.standing);
                     starts.push((member.state.id, check.clone()));
                 }
                 if let Some(record) = &known.record {
@@ -206,12 +203,12 @@ impl Known {
     }
 
     /// Before its loop starts: takes up what was known, unless that is too old to be true.
-    fn prepare(&mut self, in_use: bool) {
+    fn prepare(&mut self, in_use: bool, standing: &Rc<Standing>) {
         let fresh = self.running.is_some() || self.stopped.elapsed() < REMEMBERED;
         match &self.record {
-            Some(record) if fresh => record.borrow().write_bits(),
+            Some(record) if fresh => record.borrow().write_bits("its health check goes on"),
             _ => {
-                let record = Record::new(self.backend.clone(), in_use);
+                let record = Record::new(self.backend.clone(), standing.clone(), in_use);
                 self.record = Some(Rc::new(RefCell::new(record)));
             }
         }

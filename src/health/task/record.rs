@@ -1,14 +1,17 @@
 //! What the health room knows of one backend, and the only writer of its bits `unverified` and `down`.
 //!
-//! A change of state is one log event, one metric and the bits, together, here and nowhere else.
+//! A change of state is one log event, one metric and the bits, together, here and nowhere else; the bits
+//! go through the door, `standing`.
 //! Verdicts come from `task`'s loops, on the control thread.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::standing::Standing;
 use crate::config::model::Initial;
 use crate::health::hysteresis::{Hysteresis, State, Thresholds};
 use crate::health::probe::Verdict;
@@ -18,6 +21,7 @@ use crate::pool::{BackendState, Reason};
 #[derive(Debug)]
 pub struct Record {
     backend: Arc<BackendState>,
+    standing: Rc<Standing>,
     hysteresis: Hysteresis,
     /// When its state last changed.
     since: Instant,
@@ -31,12 +35,12 @@ pub type Waiting = mpsc::Sender<()>;
 impl Record {
     /// A backend that nothing is known of: it does not serve before its first verdict, unless it is
     /// `in_use` already (a health check was added): then it goes on until a verdict says otherwise.
-    pub fn new(backend: Arc<BackendState>, in_use: bool) -> Record {
+    pub fn new(backend: Arc<BackendState>, standing: Rc<Standing>, in_use: bool) -> Record {
         let state = if in_use { State::Up } else { State::Unverified };
         let hysteresis = Hysteresis::new(state);
         let waiting = Some(Vec::new());
-        let record = Record { backend, hysteresis, since: Instant::now(), waiting };
-        record.write_bits();
+        let record = Record { backend, standing, hysteresis, since: Instant::now(), waiting };
+        record.write_bits("its health check begins");
         record
     }
 
@@ -117,29 +121,24 @@ impl Record {
     }
 
     /// Makes the bits agree with what is known, after a time without probes.
-    pub fn write_bits(&self) {
-        // Sets before it clears: in between, the backend must not seem to serve.
-        match self.hysteresis.state() {
-            State::Unverified => {
-                self.backend.set(Reason::Unverified);
-                self.backend.clear(Reason::Down);
-            }
-            State::Down => {
-                self.backend.set(Reason::Down);
-                self.backend.clear(Reason::Unverified);
-            }
-            State::Up => self.clear_bits(),
-        }
+    pub fn write_bits(&self, why: &str) {
+        use Reason::{Down, Unverified};
+        let (set, clear): (&[Reason], &[Reason]) = match self.hysteresis.state() {
+            State::Unverified => (&[Unverified], &[Down]),
+            State::Down => (&[Down], &[Unverified]),
+            State::Up => (&[], &[Down, Unverified]),
+        };
+        self.standing.change(&self.backend, set, clear, why);
     }
 
     /// The backend is in a pool without a health check: nothing it knew keeps it from serving.
     pub fn clear_bits(&self) {
-        self.backend.clear(Reason::Down);
-        self.backend.clear(Reason::Unverified);
+        let bits = [Reason::Down, Reason::Unverified];
+        self.standing.change(&self.backend, &[], &bits, "it has no health check");
     }
 
     fn changed(&mut self, former: State, state: State, reason: &str) {
-        self.write_bits();
+        self.write_bits(reason);
         self.backend.probes.changes.inc();
         let (pool, backend) = (&self.backend.pool, self.backend.addr);
         let now = Instant::now();
