@@ -8,10 +8,13 @@
 //! A new backend is `unverified` until its first verdict, which settles it at once; `apply` before a
 //! swap and wait for [`task::Settled`], and no client meets a dead backend.
 
+pub mod damping;
 pub mod hysteresis;
+pub mod outlier;
 pub mod probe;
 pub mod schedule;
 pub mod task;
+pub mod window;
 
 #[cfg(test)]
 mod tests;

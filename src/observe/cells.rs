@@ -87,6 +87,49 @@ impl Histogram {
     }
 }
 
+/// How many buckets [`Times`] has.
+pub const TIMES: usize = 64;
+
+/// Times at two buckets a doubling, fine enough for a median: from 1 µs up to an hour and more. One
+/// writer.
+#[derive(Debug)]
+pub struct Times([Counter; TIMES]);
+
+impl Default for Times {
+    fn default() -> Times {
+        Times(std::array::from_fn(|_| Counter::default()))
+    }
+}
+
+/// The bucket that a time in nanoseconds falls into.
+pub fn bucket_of_time(nanos: u64) -> usize {
+    let micros = (nanos / 1000).max(1);
+    let octave = micros.ilog2() as usize;
+    // The bit after the first one says which half of the doubling it is in.
+    let upper = octave > 0 && (micros >> (octave - 1)) & 1 == 1;
+    (2 * octave + usize::from(upper)).min(TIMES - 1)
+}
+
+/// The middle of a bucket.
+pub fn time_of_bucket(bucket: usize) -> Duration {
+    let octave = 1_u64 << (bucket / 2).min(TIMES / 2);
+    let nanos = octave * if bucket.is_multiple_of(2) { 1250 } else { 1750 };
+    Duration::from_nanos(nanos)
+}
+
+impl Times {
+    pub fn observe(&self, nanos: u64) {
+        self.0[bucket_of_time(nanos)].inc();
+    }
+
+    /// Adds the counts of its buckets to these.
+    pub fn add_to(&self, into: &mut [u64; TIMES]) {
+        for (total, bucket) in into.iter_mut().zip(&self.0) {
+            *total += bucket.get();
+        }
+    }
+}
+
 /// One `T` a data worker, each on cache lines of its own.
 #[derive(Debug)]
 pub struct PerWorker<T>(Box<[Padded<T>]>);
