@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use crate::config::model::{self, Config, Name};
 use crate::observe::cells::ListenerState;
 use crate::pool::Pool;
+use crate::route::rate::Limiter;
 use crate::route::{PoolId, Table};
 
 /// The one place from which every thread takes the current snapshot.
@@ -32,6 +33,7 @@ pub struct Listener {
     pub config: model::Listener,
     pub work: Work,
     pub state: Arc<ListenerState>,
+    pub rate_limit: Option<Arc<Limiter>>,
 }
 
 /// What is done with a listener's connections.

@@ -289,6 +289,7 @@ impl Scene {
         rows.count(&["request_head"], hits.request_head.load(Relaxed));
         rows.count(&["request_body"], hits.request_body.load(Relaxed));
         rows.count(&["open_files"], hits.open_files.load(Relaxed));
+        rows.count(&["rate_limit_keys"], hits.rate_limit_keys.load(Relaxed));
         rows.count(&["pipes"], hits.pipes.load(Relaxed));
     }
 
@@ -303,6 +304,7 @@ impl Scene {
         if let Some(limit) = limits.request_body_bytes {
             rows.count(&["request_body"], limit);
         }
+        rows.count(&["rate_limit_keys"], crate::route::debts::KEYS as u64);
         rows.count(&["open_files"], self.status.open_files_limit);
         rows.count(&["pipes"], (self.status.pipes_per_worker() * self.status.workers) as u64);
     }

@@ -93,6 +93,7 @@ impl SceneBuilder {
             config: listener_config,
             work: Work::Tcp(PoolId(0)),
             state: Arc::new(ListenerState::new(WORKERS)),
+            rate_limit: None,
         };
         Snapshot {
             generation: 7,

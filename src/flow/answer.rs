@@ -1,5 +1,7 @@
 //! The answers that we make ourselves: errors, redirects, fixed responses.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, StatusCode};
@@ -68,6 +70,16 @@ fn own(status: StatusCode, body: Bytes, content_type: &HeaderValue) -> Answer {
 }
 
 impl Answer {
+    /// Says after what time it is worth trying again, in whole seconds, rounded up (RFC 9110 10.2.3).
+    pub fn retry_after(mut self, wait: Option<Duration>) -> Answer {
+        if let Some(wait) = wait {
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            self.fields.retain(|(name, _)| name != header::RETRY_AFTER);
+            self.fields.push((header::RETRY_AFTER, HeaderValue::from(seconds.max(1))));
+        }
+        self
+    }
+
     /// Queues it for the client. `method` is `None` where the request could not be read.
     pub fn queue(&self, front: &mut Front<'_>, method: Option<&Method>, close: bool, date: &str) {
         let length = self.body.len() as u64;

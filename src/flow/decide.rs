@@ -1,8 +1,9 @@
 //! What is to be done with a request: route, access, and where it goes.
 //!
-//! Reads the head and the snapshot, and does nothing yet.
+//! Reads the head and the snapshot, and does nothing yet but to count against a rate limit.
 
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use super::answer::{self, Answer};
 use super::client::Client;
@@ -14,7 +15,9 @@ use crate::outcome::{self, Cause};
 use crate::pool::Picker;
 use crate::pool::balance::hash::{hash_bytes, hash_ip};
 use crate::pool::pick::Ask;
+use crate::route::debts::Verdict;
 use crate::route::fields::Known;
+use crate::route::rate::Limiter;
 use crate::route::{Action, Facts, Fields, Route, access, redirect, rewrite};
 use crate::snapshot::Work;
 
@@ -35,25 +38,41 @@ pub enum Decision<'a> {
     Forward(Plan<'a>),
 }
 
-/// Route, and what the listener and the route allow. Errors name the route that made them.
+/// Why a request goes nowhere.
+#[derive(Debug)]
+pub struct Refused<'a> {
+    pub cause: Cause,
+    /// The route that made it so.
+    pub route: Option<&'a Route>,
+    /// When it is worth trying again.
+    pub wait: Option<Duration>,
+}
+
+impl Refused<'_> {
+    fn of(cause: Cause) -> Refused<'static> {
+        Refused { cause, route: None, wait: None }
+    }
+}
+
+/// Route, and what the listener and the route allow.
 pub fn decide<'a>(
     here: &'a Here,
     client: &Client,
     head: &RequestHead,
-) -> Result<Decision<'a>, (Cause, Option<&'a Route>)> {
+) -> Result<Decision<'a>, Refused<'a>> {
     let listener = here.listener();
     let limits = &here.view.snapshot.config.limits;
     let Work::Http(routes) = &listener.work else {
-        return Err((Cause::NoRoute, None)); // a reload made it a tcp listener
+        return Err(Refused::of(Cause::NoRoute)); // a reload made it a tcp listener
     };
     if head.fields().len() > limits.headers {
         client.worker.shared.status.limits.count_request_head();
-        return Err((Cause::HeadTooLarge, None)); // HTTP/2; of HTTP/1 the parser counts them
+        return Err(Refused::of(Cause::HeadTooLarge)); // HTTP/2; of HTTP/1 the parser counts them
     }
-    let asked = head::read(head).map_err(|cause| (cause, None))?;
+    let asked = head::read(head).map_err(Refused::of)?;
     let ip = client.addr.ip();
     if !access::allows(&listener.config.access, ip) {
-        return Err((Cause::Denied, None));
+        return Err(Refused::of(Cause::Denied));
     }
     let facts = Facts {
         host: &asked.host,
@@ -63,10 +82,16 @@ pub fn decide<'a>(
         headers: head.fields(),
         client: ip,
     };
-    let route = routes.find(&facts).ok_or((Cause::NoRoute, None))?;
-    let refuse = |cause| (cause, Some(route));
+    if let Some(limiter) = &listener.rate_limit {
+        within(limiter, &facts, client, None)?;
+    }
+    let route = routes.find(&facts).ok_or(Refused::of(Cause::NoRoute))?;
+    let refuse = |cause| Refused { cause, route: Some(route), wait: None };
     if !access::allows(&route.config.access, ip) {
         return Err(refuse(Cause::Denied));
+    }
+    if let Some(limiter) = &route.rate_limit {
+        within(limiter, &facts, client, Some(route))?;
     }
     let declared = if let Framing::Length(length) = head.framing { length } else { 0 };
     if limits.request_body_bytes.is_some_and(|most| declared > most) {
@@ -95,6 +120,26 @@ pub fn decide<'a>(
     let safe = outcome::is_idempotent(&head.method);
     let ask = Ask { key, draw: fastrand::u64(..), now_nanos: 0, safe };
     Ok(Decision::Forward(Plan { route, picker, target, ask, timeouts }))
+}
+
+/// Counts the request, unless its client has had too many.
+fn within<'a>(
+    limiter: &Limiter,
+    facts: &Facts<'_>,
+    client: &Client,
+    route: Option<&'a Route>,
+) -> Result<(), Refused<'a>> {
+    match limiter.admit(facts, client.worker.nanos(Instant::now())) {
+        Verdict::Admitted => Ok(()),
+        Verdict::AdmittedForgetting => {
+            client.worker.shared.status.limits.count_rate_limit_keys();
+            Ok(())
+        }
+        Verdict::Refused(nanos) => {
+            let wait = Some(Duration::from_nanos(nanos));
+            Err(Refused { cause: Cause::RateLimited, route, wait })
+        }
+    }
 }
 
 fn respond(action: &model::Action) -> Answer {

@@ -13,7 +13,7 @@ use http::{Method, StatusCode};
 use super::answer::{self, Answer};
 use super::attempt::{Attempt, Failed};
 use super::client::Client;
-use super::decide::{Decision, Plan, decide};
+use super::decide::{Decision, Plan, Refused, decide};
 use super::head::{self, Rules};
 use super::judge;
 use super::record::{self, Record};
@@ -79,8 +79,8 @@ pub fn serve(
             Ok(Decision::Answer(own)) => {
                 return finish(&record, &mut front, &step, own, None).await;
             }
-            Err((cause, route)) => {
-                let own = answer::error(*cause, pages(&here, *route));
+            Err(Refused { cause, route, wait }) => {
+                let own = answer::error(*cause, pages(&here, *route)).retry_after(*wait);
                 return finish(&record, &mut front, &step, &own, Some(*cause)).await;
             }
         };

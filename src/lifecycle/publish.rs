@@ -11,6 +11,7 @@ use std::sync::{Arc, Weak};
 use crate::config::model::{self, Config, Mode, Name};
 use crate::observe::cells::ListenerState;
 use crate::pool::{BackendAddr, BackendState, Member, Pool, PoolState};
+use crate::route::rate::Limiter;
 use crate::route::{PoolId, Table, UnknownPool};
 use crate::snapshot::{Current, Listener, Snapshot, Work};
 
@@ -68,8 +69,15 @@ impl Publisher {
             .listeners
             .iter()
             .map(|listener| {
+                let old = before.listeners.iter().find(|old| old.config.name == listener.name);
                 let work = match &listener.mode {
-                    Mode::Http { routes } => Work::Http(Table::new(routes, &find)?),
+                    Mode::Http { routes } => {
+                        let mut table = Table::new(routes, &find)?;
+                        if let Some(Work::Http(old)) = old.map(|old| &old.work) {
+                            table.carry_rate_limits(old);
+                        }
+                        Work::Http(table)
+                    }
                     Mode::Tcp { pool } => {
                         Work::Tcp(find(pool).ok_or_else(|| UnknownPool(pool.clone()))?)
                     }
@@ -78,7 +86,8 @@ impl Publisher {
                 let state = carry(&mut self.listeners, listener.name.clone(), || {
                     ListenerState::new(workers)
                 });
-                Ok(Arc::new(Listener { config: listener.clone(), work, state }))
+                let rate_limit = rate_limit(listener, old.map(|old| &**old));
+                Ok(Arc::new(Listener { config: listener.clone(), work, state, rate_limit }))
             })
             .collect::<Result<_, UnknownPool>>()?;
         Ok(Arc::new(Snapshot {
@@ -148,6 +157,14 @@ impl Publisher {
     pub fn known(&self) -> (usize, usize, usize) {
         (self.listeners.len(), self.pools.len(), self.backends.len())
     }
+}
+
+/// The one that there was, if it was the same.
+fn rate_limit(now: &model::Listener, old: Option<&Listener>) -> Option<Arc<Limiter>> {
+    let config = now.rate_limit.as_ref()?;
+    let kept = old.and_then(|old| old.rate_limit.clone());
+    let kept = kept.filter(|limiter| limiter.config == *config);
+    Some(kept.unwrap_or_else(|| Arc::new(Limiter::new(config.clone()))))
 }
 
 fn carry<K: Hash + Eq, V>(known: &mut Known<K, V>, key: K, new: impl FnOnce() -> V) -> Arc<V> {

@@ -62,6 +62,8 @@ pub struct Limits {
     pub request_body: AtomicU64,
     /// Accept, or a connection to a backend, ran out of file descriptors.
     pub open_files: AtomicU64,
+    /// A rate limit had no room left for another key, and forgot the one that owed least.
+    pub rate_limit_keys: AtomicU64,
     /// Bulk was copied for want of a pipe.
     pub pipes: AtomicU64,
 }
@@ -73,6 +75,10 @@ impl Limits {
 
     pub fn count_open_files(&self) {
         self.open_files.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn count_rate_limit_keys(&self) {
+        self.rate_limit_keys.fetch_add(1, Ordering::Relaxed);
     }
 
     pub fn count_pipes(&self) {

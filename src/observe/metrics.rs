@@ -275,7 +275,7 @@ pub const ALL: &[Metric] = &[
         "How often a limit was hit; request_head counts too many headers as well."),
     gauge("evenkeel_limit", &["limit"],
         Process(P::LimitValues),
-        "The limit itself, in connections, bytes, headers, files or pipes; no series if it is off."),
+        "The limit itself, in connections, bytes, headers, keys, files or pipes; no series if it is off."),
     gauge("evenkeel_open_connections", &[],
         Process(P::OpenConnections),
         "Client connections open now, whole process; what limits.connections bounds."),

@@ -1,15 +1,18 @@
 //! From the head of a request to what is to be done with it: match, rewrite, edit, redirect.
 //!
-//! Pure: a [`Table`] is built once per snapshot and only reads what it is given. What was matched
+//! Pure: a [`Table`] is built once per snapshot and only reads what it is given, but for the debts that a
+//! rate limit keeps (`rate`). What was matched
 //! (the normalised path, the host in lower case without its port) is what a backend gets. `target`
 //! and `host` make that out of what a client sent; both refuse what could be read in two ways.
 
 pub mod access;
+pub mod debts;
 pub mod fields;
 pub mod headers;
 pub mod host;
 mod index;
 mod matching;
+pub mod rate;
 pub mod redirect;
 pub mod rewrite;
 mod split;
@@ -17,6 +20,7 @@ mod table;
 pub mod target;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::Method;
 
@@ -48,6 +52,7 @@ pub struct Facts<'a> {
 pub struct Route {
     pub config: model::Route,
     pub action: Action,
+    pub rate_limit: Option<Arc<rate::Limiter>>,
 }
 
 /// A route's action with its pools found.

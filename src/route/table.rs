@@ -3,8 +3,11 @@
 //! Built once per snapshot. The order is kept by comparing places: `index` names candidates,
 //! `matching` decides, the lowest place wins.
 
+use std::sync::Arc;
+
 use super::index::Index;
 use super::matching::matches;
+use super::rate::Limiter;
 use super::{Action, Facts, PoolId, Route, Split};
 use crate::config::model::{self, Name};
 
@@ -30,7 +33,9 @@ impl Table {
         let mut built = Vec::with_capacity(routes.len());
         for (id, config) in routes.iter().enumerate() {
             index.insert(id, &config.matches);
-            built.push(Route { action: action(&config.action, pool)?, config: config.clone() });
+            let rate_limit = config.rate_limit.clone().map(|limit| Arc::new(Limiter::new(limit)));
+            let action = action(&config.action, pool)?;
+            built.push(Route { action, config: config.clone(), rate_limit });
         }
         Ok(Table { routes: built.into(), index })
     }
@@ -44,6 +49,20 @@ impl Table {
             best = found.unwrap_or(best);
         });
         self.routes.get(best)
+    }
+
+    /// Rate limits that stay as they are go on with what an earlier table's knew: those of routes that
+    /// match the same.
+    pub fn carry_rate_limits(&mut self, before: &Table) {
+        for route in &mut self.routes {
+            let mut same = before.routes.iter().filter(|old| {
+                old.config.matches == route.config.matches
+                    && old.config.rate_limit == route.config.rate_limit
+            });
+            if let Some(Route { rate_limit: Some(limiter), .. }) = same.next() {
+                route.rate_limit = Some(limiter.clone());
+            }
+        }
     }
 
     /// In the order of the file.

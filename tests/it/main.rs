@@ -24,6 +24,7 @@ mod http_retries;
 mod http_streams;
 mod limits;
 mod peers;
+mod rate_limits;
 mod reload;
 mod routes;
 mod smoke;

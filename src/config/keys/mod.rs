@@ -135,8 +135,9 @@ static LISTENER: Keys = Keys {
         ("routes", List(&Map(&ROUTE))),
         ("timeouts", Map(&TIMEOUTS)),
         ("error_pages", Pairs),
+        ("rate_limit", Map(&RATE_LIMIT)),
     ],
-    later: &["tls", "accept_proxy_protocol", "rate_limit"],
+    later: &["tls", "accept_proxy_protocol"],
     advice: &[
         ("listen", "call it `bind`"),
         ("address", "call it `bind`"),
@@ -162,8 +163,9 @@ static ROUTE: Keys = Keys {
         ("rewrite", Map(&REWRITE)),
         ("timeouts", Map(&ROUTE_TIMEOUTS)),
         ("error_pages", Pairs),
+        ("rate_limit", Map(&RATE_LIMIT)),
     ],
-    later: &["rate_limit", "reject"],
+    later: &["reject"],
     advice: &[
         ("host", "it belongs in `match`: match: {host: ...}"),
         ("path", "it belongs in `match`: match: {path: ...}"),
@@ -172,6 +174,18 @@ static ROUTE: Keys = Keys {
         ("add_prefix", "it belongs in `rewrite`: rewrite: {add_prefix: ...}"),
         ("backend", "name a pool: pool: NAME"),
         ("headers", "that is `request_headers` or `response_headers`"),
+    ],
+};
+
+static RATE_LIMIT: Keys = Keys {
+    place: "rate_limit",
+    known: &[("rate", Text), ("burst", Text), ("by", Text), ("name", Text)],
+    later: &[],
+    advice: &[
+        ("requests", "write rate: 100/s"),
+        ("period", "it is a part of `rate`, as in 100/s, 60/m or 1000/h"),
+        ("per", "it is a part of `rate`, as in 100/s, 60/m or 1000/h"),
+        ("header", "write {by: header, name: x-api-key}"),
     ],
 };
 

@@ -81,6 +81,7 @@ pub struct Listener {
     pub routes: Option<Vec<Value>>,
     pub timeouts: Option<Timeouts>,
     pub error_pages: Option<Pairs<String>>,
+    pub rate_limit: Option<RateLimit>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -99,6 +100,16 @@ pub struct Route {
     pub rewrite: Option<Rewrite>,
     pub timeouts: Option<Timeouts>,
     pub error_pages: Option<Pairs<String>>,
+    pub rate_limit: Option<RateLimit>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RateLimit {
+    pub rate: Text,
+    pub burst: Text,
+    pub by: Text,
+    pub name: Text,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -2,8 +2,8 @@
 
 use super::cx::{Cx, Reference};
 use super::words::{name, network, word};
-use super::{addresses, error_pages, route, shadow, timeouts};
-use crate::config::model::{Access, ErrorPages, Listener, Mode, Name, Timeouts};
+use super::{addresses, error_pages, rate_limit, route, shadow, timeouts};
+use crate::config::model::{Access, Listener, Mode, Name, Timeouts};
 use crate::config::path::Path;
 use crate::config::raw;
 use crate::config::source::Wrong;
@@ -38,12 +38,21 @@ pub fn listener(
     let trusted = cx.each(&at.key("trusted_proxies"), raw.trusted_proxies.as_ref(), network);
     let access = access(cx, at, raw.allow.as_ref(), raw.deny.as_ref());
     let error_pages = error_pages::read(cx, &at.key("error_pages"), raw.error_pages);
+    let limited = raw.rate_limit.is_some();
+    let rate_limit =
+        raw.rate_limit.and_then(|raw| rate_limit::rate_limit(cx, &at.key("rate_limit"), raw));
     let work = Work { pool: raw.pool, routes: raw.routes };
     let mode = match kind {
         // A mode that is misspelt: nobody knows which keys were meant to be there.
         None if raw.mode.is_some() => None,
         Some(Kind::Tcp) => {
-            only_for_http(cx, at, !trusted.is_empty(), &error_pages);
+            let pages = !error_pages.0.is_empty();
+            let keys = [
+                ("trusted_proxies", !trusted.is_empty()),
+                ("error_pages", pages),
+                ("rate_limit", limited),
+            ];
+            only_for_http(cx, at, keys);
             tcp(cx, at, work)
         }
         Some(Kind::Http) | None => http(cx, at, work),
@@ -56,7 +65,7 @@ pub fn listener(
         access,
         timeouts,
         error_pages,
-        rate_limit: None,
+        rate_limit,
     })
 }
 
@@ -112,8 +121,8 @@ fn tcp(cx: &mut Cx<'_>, at: &Path, work: Work) -> Option<Mode> {
     Some(Mode::Tcp { pool })
 }
 
-fn only_for_http(cx: &mut Cx<'_>, at: &Path, trusted: bool, pages: &ErrorPages) {
-    for (key, there) in [("trusted_proxies", trusted), ("error_pages", !pages.0.is_empty())] {
+fn only_for_http(cx: &mut Cx<'_>, at: &Path, keys: [(&str, bool); 3]) {
+    for (key, there) in keys {
         if there {
             let wrong = Wrong::plain(format!("a tcp listener has no use for `{key}`"));
             cx.error(&at.key(key), None, wrong.help("leave it out, or set mode: http"));

@@ -19,6 +19,7 @@ mod listener;
 mod matches;
 mod outlier;
 mod pool;
+mod rate_limit;
 mod retry;
 mod route;
 mod shadow;

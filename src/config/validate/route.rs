@@ -1,7 +1,7 @@
 //! One route of an http listener: what it matches, what it does, and what it changes on the way.
 
 use super::cx::Cx;
-use super::{action, edits, error_pages, listener, matches, timeouts};
+use super::{action, edits, error_pages, listener, matches, rate_limit, timeouts};
 use crate::config::model::{Action, HeaderEdits, Rewrite, Route};
 use crate::config::path::Path;
 use crate::config::raw;
@@ -27,6 +27,8 @@ pub fn route(cx: &mut Cx<'_>, at: &Path, raw: raw::Route) -> Option<Route> {
     let rewrite = edits::rewrite(cx, &at.key("rewrite"), raw.rewrite.unwrap_or_default());
     let timeouts = timeouts::overrides(cx, &at.key("timeouts"), &raw.timeouts.unwrap_or_default());
     let error_pages = error_pages::read(cx, &at.key("error_pages"), raw.error_pages);
+    let rate_limit =
+        raw.rate_limit.and_then(|raw| rate_limit::rate_limit(cx, &at.key("rate_limit"), raw));
     let action = action?;
     if matches!(action, Action::Redirect { .. } | Action::Respond { .. }) {
         no_effect(cx, at, &request, &rewrite);
@@ -40,7 +42,7 @@ pub fn route(cx: &mut Cx<'_>, at: &Path, raw: raw::Route) -> Option<Route> {
         rewrite,
         timeouts,
         error_pages,
-        rate_limit: None,
+        rate_limit,
     })
 }
 
