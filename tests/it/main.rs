@@ -6,6 +6,7 @@ mod accept;
 mod cli;
 mod drain;
 mod failover;
+mod faults;
 mod h1_corpus;
 mod h1_differential;
 mod h1_passes;
