@@ -196,33 +196,10 @@ impl Cause {
         }
     }
 
-    /// Whether another attempt may follow, given what the backend may have seen of the request.
-    pub fn retry(self, method: &Method, sent: Sent) -> bool {
-        match self {
-            // Nothing was sent on a connection that never was.
-            Cause::Connect | Cause::ConnectTimeout => true,
-            Cause::Reset | Cause::Garbage | Cause::Timeout => match sent {
-                Sent::Nothing => true,
-                Sent::Replayable => is_idempotent(method),
-                Sent::Lost => false,
-            },
-            Cause::BadRequest
-            | Cause::MethodNotAllowed
-            | Cause::Denied
-            | Cause::NoRoute
-            | Cause::HeadTooLarge
-            | Cause::TargetTooLong
-            | Cause::BodyTooLarge
-            | Cause::ClientTimeout
-            | Cause::ClientGone
-            | Cause::NoneServing
-            | Cause::Full
-            | Cause::QueueTimeout
-            | Cause::RateLimited
-            | Cause::Shortage
-            | Cause::Truncated
-            | Cause::Shutdown => false,
-        }
+    /// An attempt that failed of it may be followed by another, if what was sent of the request allows.
+    pub fn is_retryable(self) -> bool {
+        // What is a backend's doing, another backend may do better.
+        self.side() == Side::Backend
     }
 }
 
@@ -235,6 +212,23 @@ pub enum Sent {
     Replayable,
     /// More of the body than is kept for a replay.
     Lost,
+}
+
+impl Sent {
+    /// Whether the request may go to another backend. `repeatable`: a second execution has the effect
+    /// of one.
+    pub fn allows_another(self, repeatable: bool) -> bool {
+        match self {
+            Sent::Nothing => true,
+            Sent::Replayable => repeatable,
+            Sent::Lost => false,
+        }
+    }
+}
+
+/// RFC 9110 9.2.1: asks for nothing to be changed.
+pub fn is_safe(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE)
 }
 
 /// RFC 9110 9.2.2: a second execution has the effect of one.

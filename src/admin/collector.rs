@@ -8,16 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime};
 
-use http::Method;
-
 use super::families::Rows;
 use super::view;
 use crate::health::probe::Failure;
 use crate::lifecycle::phase::Phase;
 use crate::lifecycle::status::Status;
-use crate::observe::cells::{ByCause, ByClass, CLASSES, PerWorker};
+use crate::observe::cells::{ByCause, ByClass, CLASSES, PerWorker, RETRIED_STATUSES};
 use crate::observe::metrics::{self, BackendFact, PoolFact, ProcessFact, Source, Verdict};
-use crate::outcome::{Cause, Sent, Side};
+use crate::outcome::{Cause, Side};
 use crate::pool::{Pool, Reason};
 use crate::snapshot::Snapshot;
 use crate::sys::process::Usage;
@@ -146,10 +144,13 @@ impl Scene {
                     }
                 }
                 Source::PoolRetries(of) => {
-                    for (cause, value) in causes(cells, of) {
-                        if value > 0 || cause.retry(&Method::GET, Sent::Nothing) {
-                            rows.count(&[name, cause.label()], value);
-                        }
+                    for cause in Cause::ALL.into_iter().filter(|cause| cause.is_retryable()) {
+                        let value = cells.sum(|cells| of(cells).0[cause.index()].get());
+                        rows.count(&[name, cause.label()], value);
+                    }
+                    for (at, status) in RETRIED_STATUSES.iter().enumerate() {
+                        let value = cells.sum(|cells| of(cells).1.get(at));
+                        rows.count(&[name, &status.to_string()], value);
                     }
                 }
                 Source::PoolTimes(of) => rows.times(&[name], cells.iter().map(of)),

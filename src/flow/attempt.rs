@@ -2,7 +2,9 @@
 //!
 //! Says how it failed and what the backend may have seen; whether another follows is not its matter.
 
+use std::cell::Cell;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use http::{Method, StatusCode};
@@ -13,7 +15,8 @@ use super::head::{self, Rules};
 use crate::forward::buffer::Buffer;
 use crate::forward::connect::connect;
 use crate::forward::http::exchange::{self, Clocks};
-use crate::forward::http::head::{RequestHead, ResponseHead};
+use crate::forward::http::front::Line;
+use crate::forward::http::head::{Framing, RequestHead, ResponseHead};
 use crate::forward::http::upload::Upload;
 use crate::forward::http::{BackendConn, Front};
 use crate::outcome::{Cause, Sent};
@@ -21,11 +24,23 @@ use crate::pool::Lease;
 use crate::sys::shortage::is_shortage;
 use crate::timer::Elapsed;
 
+/// Bytes of answers that a worker holds back at once: what comes beyond them is passed on as it comes.
+const HELD_BYTES: usize = 16 << 20;
+
 /// An attempt that got no answer, and how much of the request the backend may have seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failed {
     pub cause: Cause,
     pub sent: Sent,
+}
+
+/// An attempt that brought the head of an answer.
+#[derive(Debug)]
+pub struct Answered {
+    pub answer: ResponseHead,
+    pub conn: Box<BackendConn>,
+    /// Interim answers that the client has not been given.
+    pub interims: Option<Box<Vec<ResponseHead>>>,
 }
 
 /// What the attempts of one request have in common.
@@ -38,28 +53,25 @@ pub struct Attempt<'a> {
     pub rules: &'a Rules<'a>,
     /// The protocol that the client wants to change to.
     pub upgrade: Option<&'a [u8]>,
+    /// An answer that is cut short may be asked for again.
+    pub repeatable: bool,
 }
 
 impl Attempt<'_> {
-    /// Done when the head of the answer is here.
+    /// Done when the head of the answer is here, and so much of its body as is held back.
     pub async fn run(
         &self,
         lease: &Lease,
         front: &mut Front<'_>,
         upload: &mut Upload,
-    ) -> Result<(ResponseHead, Box<BackendConn>), Failed> {
-        let worker = &self.client.worker;
-        let careful = !self.plan.ask.safe;
-        let mut kept = match self.upgrade {
-            Some(_) => None,
-            None => worker.idle.take(lease.backend().id, worker.wheel.now(), careful),
-        };
+    ) -> Result<Answered, Failed> {
+        let mut kept = self.kept(lease);
         loop {
             let reused = kept.is_some();
             let mut conn = match kept.take() {
                 Some(conn) => conn,
                 // In a box: most requests make no connection, and need not carry what that takes.
-                None => Box::pin(self.connect(lease)).await?,
+                None => Box::pin(self.connect(lease, self.clocks)).await?,
             };
             match self.ask(lease, &mut conn, front, upload).await {
                 Ok(answer) => {
@@ -67,13 +79,119 @@ impl Attempt<'_> {
                     if switching && !(self.may_switch(&answer) && upload.is_done(front)) {
                         return Err(Failed { cause: Cause::Garbage, sent: upload.sent() });
                     }
-                    return Ok((answer, conn));
+                    if let Some(length) = self.holds(&answer, &conn)
+                        && upload.is_done(front)
+                        && upload.sent() == Sent::Replayable
+                    {
+                        let gone = |cx: &mut Context<'_>| front.poll_gone(cx);
+                        let answered = Answered { answer, conn, interims: None };
+                        return Box::pin(self.hold(answered, length, self.clocks, gone)).await;
+                    }
+                    return Ok(Answered { answer, conn, interims: None });
                 }
                 // The backend closed it while it was idle: once more, on a fresh one.
                 Err(Failed { cause: Cause::Reset, sent })
-                    if reused && Cause::Reset.retry(&self.head.method, sent) => {}
+                    if reused && sent.allows_another(self.plan.ask.safe) => {}
                 Err(failed) => return Err(failed),
             }
+        }
+    }
+
+    /// The same for a request that has no body, without touching the client's side.
+    pub async fn run_alone(&self, lease: &Lease, clocks: &Clocks) -> Result<Answered, Failed> {
+        let worker = &self.client.worker;
+        let mut kept = self.kept(lease);
+        loop {
+            let reused = kept.is_some();
+            let mut conn = match kept.take() {
+                Some(conn) => conn,
+                None => Box::pin(self.connect(lease, clocks)).await?,
+            };
+            let mut request = Buffer::borrow(&worker.buffers);
+            head::pass_on(self.head, self.rules, None, lease.backend().addr, &mut request);
+            let to_head = self.head.method == Method::HEAD;
+            clocks.step.set(self.plan.timeouts.response);
+            let asked = exchange::ask_alone(
+                &mut conn,
+                request,
+                clocks,
+                &worker.heads,
+                &worker.buffers,
+                to_head,
+            );
+            let asked = asked.await;
+            clocks.step.clear();
+            let sent = |wrote| if wrote { Sent::Replayable } else { Sent::Nothing };
+            match asked {
+                // Nobody has asked for another protocol.
+                Ok((answer, _)) if answer.status == StatusCode::SWITCHING_PROTOCOLS => {
+                    return Err(Failed { cause: Cause::Garbage, sent: sent(true) });
+                }
+                Ok((answer, interims)) => {
+                    let length = self.holds(&answer, &conn);
+                    let interims = (!interims.is_empty()).then(|| Box::new(interims));
+                    let answered = Answered { answer, conn, interims };
+                    return match length {
+                        Some(length) => {
+                            self.hold(answered, length, clocks, |_| Poll::Pending).await
+                        }
+                        None => Ok(answered),
+                    };
+                }
+                Err((Cause::Reset, _)) if reused => {}
+                Err((cause, wrote)) => return Err(Failed { cause, sent: sent(wrote) }),
+            }
+        }
+    }
+
+    /// A connection that rests since an earlier request. A protocol is changed on a fresh one.
+    fn kept(&self, lease: &Lease) -> Option<Box<BackendConn>> {
+        let worker = &self.client.worker;
+        let careful = !self.plan.ask.safe;
+        match self.upgrade {
+            Some(_) => None,
+            None => worker.idle.take(lease.backend().id, worker.wheel.now(), careful),
+        }
+    }
+
+    /// The length of an answer that is to be held back until it is whole: it can be asked for again as
+    /// long as nothing of it has gone to the client. `None` for one that is whole already.
+    fn holds(&self, answer: &ResponseHead, conn: &BackendConn) -> Option<usize> {
+        let Framing::Length(length) = answer.framing else { return None };
+        let length = usize::try_from(length).ok()?;
+        let most = self.plan.picker.pool().config.retry.buffer_bytes;
+        let worker = &self.client.worker;
+        let fits = self.repeatable && length <= most && conn.held() < length;
+        (fits && worker.held_bytes.get() + length <= HELD_BYTES).then_some(length)
+    }
+
+    /// All of the request has been sent.
+    async fn hold(
+        &self,
+        mut answered: Answered,
+        length: usize,
+        clocks: &Clocks,
+        gone: impl FnMut(&mut Context<'_>) -> Poll<()>,
+    ) -> Result<Answered, Failed> {
+        let worker = &self.client.worker;
+        let cells = self.plan.picker.pool().state.cells.of(worker.id);
+        cells.held_back.inc();
+        let _counted = cells.held_back_bytes.raised_by(length as u64);
+        let _held = Held::new(&worker.held_bytes, length);
+        let conn = &mut answered.conn;
+        match exchange::hold(conn, length, clocks, &worker.buffers, gone).await {
+            Ok(()) => Ok(answered),
+            Err(cause) => Err(Failed { cause, sent: Sent::Replayable }),
+        }
+    }
+
+    /// The client is given what it was not given on the way.
+    pub fn pass_on(&self, interims: Option<Box<Vec<ResponseHead>>>, front: &mut Front<'_>) {
+        let edits = &self.plan.route.config.response_headers;
+        for head in interims.iter().flat_map(|all| all.iter()) {
+            let (framing, told_length) = (Framing::None, None);
+            let line = Line { status: head.status, reason: head.reason(), framing, told_length };
+            front.interim(&line, |to| self::head::pass_back(head, edits, "", to));
         }
     }
 
@@ -82,12 +200,12 @@ impl Attempt<'_> {
         self.upgrade.is_some_and(|asked| head::switches_to(answer, asked))
     }
 
-    async fn connect(&self, lease: &Lease) -> Result<Box<BackendConn>, Failed> {
+    async fn connect(&self, lease: &Lease, clocks: &Clocks) -> Result<Box<BackendConn>, Failed> {
         let refused = |cause| Failed { cause, sent: Sent::Nothing };
         let worker = &self.client.worker;
         let began = Instant::now();
         let connecting = connect(lease.backend().addr);
-        let Clocks { step, overall } = self.clocks;
+        let Clocks { step, overall } = clocks;
         let connecting = step.within(self.plan.timeouts.connect, connecting);
         let connected = match overall {
             Some(overall) => overall.bound(connecting).await.unwrap_or(Err(Elapsed)),
@@ -122,5 +240,21 @@ impl Attempt<'_> {
                 head::pass_back(interim, edits, "", to);
             });
         asked.await.map_err(|cause| Failed { cause, sent: upload.sent() })
+    }
+}
+
+/// Bytes that are held back, until it is dropped.
+struct Held<'a>(&'a Cell<usize>, usize);
+
+impl Held<'_> {
+    fn new(of: &Cell<usize>, bytes: usize) -> Held<'_> {
+        of.set(of.get() + bytes);
+        Held(of, bytes)
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - self.1);
     }
 }

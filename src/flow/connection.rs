@@ -8,11 +8,11 @@ use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 
 use super::client::Client;
-use super::judge;
-use super::request::{self, After, Exchange, Upgrade};
+use super::relay::Exchange;
+use super::request::{self, After, Upgrade};
 use super::worker::{Here, Worker};
+use super::{judge, reach};
 use crate::config::model::Timeouts;
-use crate::forward::connect::{connect, keep_alive};
 use crate::forward::http::Front;
 use crate::forward::http::h1::client::{Bounds, ClientConn, Next, Stop};
 use crate::forward::http::h1::parse::Limits;
@@ -21,12 +21,9 @@ use crate::forward::session::Session;
 use crate::forward::tcp::{self, End, Way};
 use crate::listen::{ClientAddr, ClientStream, Permit};
 use crate::outcome::Cause;
-use crate::pool::balance::hash::hash_ip;
-use crate::pool::pick::{Ask, Tried};
 use crate::pool::{Lease, Picker};
 use crate::route::access;
 use crate::snapshot::Work;
-use crate::sys::shortage::is_shortage;
 use crate::timer::Deadline;
 
 /// Serves one accepted connection: begins a task that ends with it. `gone`: its listener is; it gets one
@@ -210,12 +207,9 @@ async fn tcp(client: Rc<Client>, here: Here, picker: Rc<Picker>, mut stream: Cli
     let began = Instant::now();
     cells.streams.inc();
     client.session.begin();
-    let overall = Deadline::new(&worker.wheel);
-    overall.set(timeouts.connect * 3);
-    let reached = overall.bound(reach(&client, &picker, timeouts.connect)).await;
-    drop(overall);
+    let reached = Box::pin(reach::reach(&client, &picker, &stream, timeouts.connect)).await;
     let failed = match reached {
-        Ok(Ok((lease, mut backend))) => {
+        Ok((lease, mut backend)) => {
             let end = relay(&client, &lease, &mut stream, &mut backend, timeouts.tcp_idle).await;
             let backend_failed = end == Some(End::BackendReset);
             if backend_failed {
@@ -223,8 +217,9 @@ async fn tcp(client: Rc<Client>, here: Here, picker: Rc<Picker>, mut stream: Cli
             }
             backend_failed.then_some(Cause::Truncated)
         }
-        Ok(Err(cause)) => Some(cause),
-        Err(_) => Some(Cause::ConnectTimeout),
+        // It left while it waited: an ordinary disconnect is no news.
+        Err(Cause::ClientGone) => None,
+        Err(cause) => Some(cause),
     };
     cells.duration.observe(began.elapsed());
     if let Some(cause) = failed {
@@ -241,50 +236,6 @@ async fn tcp(client: Rc<Client>, here: Here, picker: Rc<Picker>, mut stream: Cli
                 "stream failed"
             );
         }
-    }
-}
-
-/// Tries the serving backends one after the other.
-async fn reach(
-    client: &Client,
-    picker: &Rc<Picker>,
-    connect_timeout: Duration,
-) -> Result<(Lease, tokio::net::TcpStream), Cause> {
-    let worker = &client.worker;
-    let cells = picker.pool().state.cells.of(worker.id);
-    let key = picker.pool().hash_by().map(|_| client.addr.ip().map_or(0, hash_ip));
-    let mut tried = Tried::default();
-    let mut failed: Option<Cause> = None;
-    loop {
-        let began = Instant::now();
-        let now_nanos = worker.nanos(began);
-        let ask = Ask { key, draw: fastrand::u64(..), now_nanos, safe: true };
-        let Ok(lease) = picker.pick(ask, &tried) else {
-            return Err(failed.unwrap_or_else(|| {
-                cells.none_serving.inc();
-                Cause::NoneServing
-            }));
-        };
-        if let Some(cause) = failed {
-            cells.retries[cause.index()].inc();
-        }
-        let backend = lease.backend();
-        let connecting = connect(backend.addr);
-        let cause = match client.session.deadline.within(connect_timeout, connecting).await {
-            Ok(Ok(stream)) => {
-                keep_alive(&stream);
-                cells.connect.observe(began.elapsed());
-                backend.cells.of(worker.id).connects.inc();
-                lease.observe_latency(began.elapsed().as_nanos() as u64, now_nanos);
-                return Ok((lease, stream));
-            }
-            Ok(Err(error)) if is_shortage(&error) => return Err(Cause::Shortage),
-            Ok(Err(_)) => Cause::Connect,
-            Err(_) => Cause::ConnectTimeout,
-        };
-        judge::failed(worker, &lease, cause);
-        tried.add(&lease);
-        failed = Some(cause);
     }
 }
 
@@ -336,7 +287,7 @@ mod tests {
     fn connections_and_requests_stay_small() {
         let (idle, story) = (size(http), size_of_story(request::serve));
         assert!(idle <= 352, "an idle HTTP connection's task: {idle} bytes");
-        assert!(story <= 1536, "a request's story: {story} bytes");
+        assert!(story <= 1664, "a request's story: {story} bytes");
         assert!(size_of::<ClientConn>() <= 192, "{}", size_of::<ClientConn>());
     }
 }

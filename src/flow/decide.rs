@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::answer::{self, Answer};
 use super::client::Client;
 use super::head;
-use super::worker::Here;
+use super::worker::{Here, Worker};
 use crate::config::model::{self, HashBy, Timeouts};
 use crate::forward::http::head::{Framing, RequestHead};
 use crate::outcome::{self, Cause};
@@ -117,7 +117,8 @@ pub fn decide<'a>(
     let timeouts =
         listener.config.timeouts.overlaid(&config.timeouts).overlaid(&route.config.timeouts);
     let key = picker.pool().hash_by().map(|by| key(by, &facts));
-    let safe = outcome::is_idempotent(&head.method);
+    let safe = outcome::is_idempotent(&head.method)
+        || head.fields().all("idempotency-key").next().is_some();
     let ask = Ask { key, draw: fastrand::u64(..), now_nanos: 0, safe };
     Ok(Decision::Forward(Plan { route, picker, target, ask, timeouts }))
 }
@@ -139,6 +140,13 @@ fn within<'a>(
             let wait = Some(Duration::from_nanos(nanos));
             Err(Refused { cause: Cause::RateLimited, route, wait })
         }
+    }
+}
+
+impl Plan<'_> {
+    /// What another attempt of the same request asks of its pool, as of now.
+    pub fn again(&self, worker: &Worker) -> Ask {
+        Ask { now_nanos: worker.nanos(Instant::now()), draw: fastrand::u64(..), ..self.ask }
     }
 }
 

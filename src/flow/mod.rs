@@ -3,7 +3,9 @@
 //!
 //! The others serve them. `decide` says what is to be done with a request, `attempt` tries it at one
 //! backend, `head` reads and rewrites the heads of messages, `answer` makes our own answers, `record`
-//! writes down how it ended. `thread` is the data thread they run on, `arrivals` how connections come to
+//! writes down how it ended; `retry` says what may be tried again, `hedge` races two copies, `wait` stands
+//! in the pool's queue, `relay` is an answer that has begun, `reach` finds a stream its backend, `judge`
+//! is told of every attempt's end. `thread` is the data thread they run on, `arrivals` how connections come to
 //! it, `worker` what its tasks share, `sessions` its list of connections, `client` what the requests of
 //! one connection share.
 
@@ -14,9 +16,14 @@ pub mod client;
 pub mod connection;
 pub mod decide;
 pub mod head;
+pub mod hedge;
 pub mod judge;
+pub mod reach;
 pub mod record;
+pub mod relay;
 pub mod request;
+pub mod retry;
 pub mod sessions;
 pub mod thread;
+pub mod wait;
 pub mod worker;

@@ -8,30 +8,28 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use http::{Method, StatusCode};
+use http::Method;
 
 use super::answer::{self, Answer};
-use super::attempt::{Attempt, Failed};
+use super::attempt::{Answered, Attempt};
 use super::client::Client;
 use super::decide::{Decision, Plan, Refused, decide};
 use super::head::{self, Rules};
-use super::judge;
 use super::record::{self, Record};
+use super::relay::Exchange;
+use super::retry::Retries;
+use super::wait::Wait;
 use super::worker::Here;
+use super::{hedge, judge};
 use crate::config::model::{ErrorPages, Timeouts};
-use crate::forward::buffer::Buffer;
+use crate::forward::http::Front;
 use crate::forward::http::exchange::{self, Clocks, End};
-use crate::forward::http::front::{Line, Want};
 use crate::forward::http::h1::client::ClientConn;
 use crate::forward::http::head::{RequestHead, ResponseHead};
 use crate::forward::http::upload::{Upload, Watch};
-use crate::forward::http::{BackendConn, Front, Sink};
-use crate::observe::cells::PoolCells;
 use crate::outcome::{Cause, Side};
-use crate::pool::Lease;
-use crate::pool::budget::{RequestGuard, RetryGuard};
-use crate::pool::pick::{Ask, Tried};
-use crate::route::{Route, headers};
+use crate::pool::pick::Ask;
+use crate::route::Route;
 use crate::timer::Deadline;
 
 /// Of a body that nobody wants, what is read so that the connection can be kept.
@@ -196,7 +194,9 @@ fn clocks(client: &Client, plan: &Plan<'_>, step: &Deadline) -> Clocks {
 fn upload(plan: &Plan<'_>, record: &Record) -> Upload {
     let Timeouts { client_body, response, .. } = plan.timeouts;
     let pipes = &record.client.worker.pipes;
-    Upload::new(Watch { client_body, response }, record.head.expects_continue, pipes)
+    let keeps_bytes = plan.picker.pool().config.retry.buffer_bytes;
+    let watch = Watch { client_body, response };
+    Upload::new(watch, record.head.expects_continue, keeps_bytes, pipes)
 }
 
 /// The attempts, until one brings the head of an answer.
@@ -208,73 +208,76 @@ async fn forward(
     front: &mut Front<'_>,
     upload: &mut Upload,
 ) -> Result<(Exchange, ResponseHead), Cause> {
-    let (client, head) = (&record.client, &record.head);
+    let (client, head, picker) = (&record.client, &record.head, &plan.picker);
     let worker = &client.worker;
     let rules = rules(client, here, plan, head);
     let upgrade = head::upgrade(head);
-    let attempt = Attempt { client, plan, clocks, head, rules: &rules, upgrade };
-    let in_progress = plan.picker.begin_request(worker.id);
-    let cells = plan.picker.pool().state.cells.of(worker.id);
-    let mut tried = Tried::default();
-    let mut failed = None;
-    // Held while an attempt counts against the pool's retry budget.
-    let mut _retry: Option<RetryGuard> = None;
+    let retry = &picker.pool().config.retry;
+    let repeatable = plan.ask.safe && retry.on.truncated && retry.attempts > 1;
+    let attempt = Attempt { client, plan, clocks, head, rules: &rules, upgrade, repeatable };
+    let in_progress = picker.begin_request(worker.id);
+    let cells = picker.pool().state.cells.of(worker.id);
+    let mut retries = Retries::new(plan.ask.safe);
+    let mut next = None;
     loop {
         // The first attempt is as old as its request, to the microsecond.
-        let attempts = record.attempts.get();
-        let began = if attempts == 0 { record.started } else { Instant::now() };
+        let first = record.attempts.get() == 0;
+        let mut began = if first { record.started } else { Instant::now() };
         let ask = Ask { now_nanos: worker.nanos(began), ..plan.ask };
-        let Ok(lease) = plan.picker.pick(ask, &tried) else {
-            return Err(failed.unwrap_or_else(|| {
-                cells.none_serving.inc();
-                Cause::NoneServing
-            }));
+        let lease = match next.take().map_or_else(|| picker.pick_in_turn(ask, &retries.tried), Ok) {
+            Ok(lease) => lease,
+            Err(why) => {
+                let wait = Wait { worker, picker, ask, clocks, priority: priority(plan, head) };
+                let gone = |cx: &mut Context<'_>| front.poll_gone(cx);
+                let lease = Box::pin(wait.lease(&mut retries, why, gone)).await?;
+                began = Instant::now();
+                lease
+            }
         };
-        record.attempts.set(attempts + 1);
-        match attempt.run(&lease, front, upload).await {
-            Ok((answer, conn)) => {
+        record.attempts.set(record.attempts.get() + 1);
+        let tried = match hedge::after(&attempt, &worker.percentiles) {
+            None => match attempt.run(&lease, front, upload).await {
+                Ok(answered) => Ok((lease, answered)),
+                Err(failed) => {
+                    retries.left(worker, &lease, failed.cause);
+                    Err(failed)
+                }
+            },
+            Some(after) => {
+                Box::pin(hedge::race(&attempt, lease, after, &mut retries, record, front)).await
+            }
+        };
+        match tried {
+            Ok((lease, Answered { answer, conn, interims })) => {
                 let answered = Instant::now();
                 cells.first_byte.observe(answered - record.started);
                 let took = (answered - began).as_nanos() as u64;
-                judge::answered(worker, &lease, answer.status.as_u16(), took, ask.now_nanos);
-                let most = plan.picker.pool().config.keepalive.idle_timeout;
-                // A second is taken off what the backend says, for the way.
-                let keep = headers::keep_alive_seconds(answer.fields())
-                    .map_or(most, |said| Duration::from_secs(said.saturating_sub(1)).min(most));
-                let switches = answer.status == StatusCode::SWITCHING_PROTOCOLS;
-                let _in_progress = in_progress;
-                return Ok((Exchange { lease, conn, keep, switches, _in_progress }, answer));
+                let status = answer.status.as_u16();
+                judge::answered(worker, &lease, status, took, worker.nanos(began));
+                if answer.status.is_server_error() {
+                    next = retries.instead(record, plan, &lease, &answer, upload.sent());
+                    if next.is_some() {
+                        continue;
+                    }
+                }
+                attempt.pass_on(interims, front);
+                let masked = retries.masked;
+                return Ok((Exchange::new(lease, conn, &answer, masked, in_progress), answer));
             }
-            Err(Failed { cause, sent }) => {
-                if cause.side() == Side::Backend {
-                    judge::failed(worker, &lease, cause);
-                }
-                if clocks.is_over() || !cause.retry(&head.method, sent) {
-                    return Err(counted(cause, client));
-                }
-                _retry = another(plan, cells, record.attempts.get()).ok_or(cause)?;
-                cells.retries[cause.index()].inc();
-                tried.add(&lease);
-                failed = Some(cause);
+            Err(failed) if clocks.is_over() => return Err(counted(failed.cause, client)),
+            Err(failed) => {
+                retries.again(record, picker, failed).map_err(|cause| counted(cause, client))?;
             }
         }
     }
 }
 
-/// Leave for one more attempt after `attempts`: so many in all, and the first retry of a request is
-/// free, so that half a pool may die unnoticed. `None` is no.
-fn another(plan: &Plan<'_>, cells: &PoolCells, attempts: u32) -> Option<Option<RetryGuard>> {
-    match attempts {
-        most if most >= plan.picker.pool().config.retry.attempts => None,
-        1 => Some(None),
-        _ => {
-            let guard = plan.picker.try_retry();
-            if guard.is_none() {
-                cells.retry_budget_exhausted.inc();
-            }
-            guard.map(Some)
-        }
-    }
+/// The place in the queue that the request claims, if its pool lets it.
+fn priority(plan: &Plan<'_>, head: &RequestHead) -> i32 {
+    let queue = plan.picker.pool().config.queue.as_ref();
+    let header = queue.and_then(|queue| queue.priority_header.as_ref());
+    let value = header.and_then(|name| head.fields().all(name.as_str()).next());
+    value.and_then(|value| std::str::from_utf8(value).ok()?.trim().parse().ok()).unwrap_or(0)
 }
 
 fn counted(cause: Cause, client: &Client) -> Cause {
@@ -299,83 +302,5 @@ fn rules<'a>(
         edits: &plan.route.config.request_headers,
         client: client.addr_value.as_ref(),
         trusted: client.is_trusted(here),
-    }
-}
-
-/// A request whose answer has begun.
-#[derive(Debug)]
-pub struct Exchange {
-    pub lease: Lease,
-    pub conn: Box<BackendConn>,
-    /// How long the backend's connection may be kept after this request; zero is not at all.
-    keep: Duration,
-    /// Answered with 101.
-    switches: bool,
-    /// Counts the request against the pool's retry budget.
-    _in_progress: RequestGuard,
-}
-
-impl Exchange {
-    /// Begins the client's answer: its head, which goes out with the first of its body, and how that
-    /// is wanted.
-    fn begin(
-        &mut self,
-        plan: &Plan<'_>,
-        record: &Record,
-        front: &mut Front<'_>,
-        upload: &Upload,
-        answer: ResponseHead,
-    ) -> (Option<Buffer>, Want) {
-        let (client, edits) = (&record.client, &plan.route.config.response_headers);
-        let want = front.want(answer.framing, || headers::takes_trailers(record.head.fields()));
-        let line = Line {
-            status: answer.status,
-            reason: answer.reason(),
-            framing: want.framing,
-            told_length: answer.told_length(),
-        };
-        // A client that was not told to send its body need not send it now (RFC 9110 10.1.1): what comes
-        // next on its connection could be either.
-        let close = client.session.is_leaving() || upload.is_held();
-        let worker = &client.worker;
-        let head = worker.date.with(worker.wheel.now(), |date| {
-            let fields = |to: Sink<'_>| head::pass_back(&answer, edits, date, to);
-            front.begin(&line, close, fields)
-        });
-        record.status(answer.status.as_u16());
-        self.conn.begin_body(&answer, want.form);
-        (head, want)
-    }
-
-    /// Ends the account of an answer, and keeps the backend's connection where that may be.
-    fn end(self, end: End, record: &Record, front: &Front<'_>) -> After {
-        let worker = &record.client.worker;
-        let Exchange { lease, conn, keep, .. } = self;
-        match end {
-            End::Whole { reusable } => {
-                if reusable && !keep.is_zero() && conn.is_at_rest() {
-                    let keepalive = &lease.picker().pool().config.keepalive;
-                    let most = keepalive.max_idle.div_ceil(worker.shared.status.workers);
-                    worker.idle.put(lease.backend().id, conn, worker.wheel.now(), keep, most);
-                }
-                record.finish(None);
-                let unread = !front.is_body_ended();
-                let close = unread || front.closes();
-                if close { After::Close { unread } } else { After::Keep }
-            }
-            End::Truncated => {
-                judge::failed(worker, &lease, Cause::Truncated);
-                record.finish(Some(Cause::Truncated));
-                After::Reset
-            }
-            End::Gone => {
-                record.finish(Some(Cause::ClientGone));
-                After::Reset
-            }
-            End::Over => {
-                record.finish(Some(Cause::Timeout));
-                After::Reset
-            }
-        }
     }
 }

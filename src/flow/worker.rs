@@ -1,6 +1,6 @@
 //! What the tasks of one data worker share: plain cells, as they never leave their thread.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,6 +11,7 @@ use rustc_hash::FxHashMap;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::arrivals::Arrival;
+use super::hedge::Percentiles;
 use super::sessions::Sessions;
 use crate::config::model::{BindAddr, Name};
 use crate::forward::buffers::Buffers;
@@ -54,6 +55,9 @@ pub struct Worker {
     pub date: Date,
     pub pipes: Pipes,
     pub limiter: RefCell<Limiter>,
+    /// Of answers that are held back until they are whole.
+    pub held_bytes: Cell<usize>,
+    pub percentiles: Percentiles,
     cache: RefCell<Cache<Arc<Current>, Arc<Snapshot>>>,
     view: RefCell<Rc<View>>,
     pub sessions: Rc<Sessions>,
@@ -123,6 +127,8 @@ impl Worker {
             heads: Heads::default(),
             date: Date::default(),
             pipes,
+            held_bytes: Cell::new(0),
+            percentiles: Percentiles::default(),
             limiter: RefCell::new(Limiter::new(Cause::ALL.len(), LINES_PER_SECOND)),
             cache: RefCell::new(cache),
             view: RefCell::new(view),

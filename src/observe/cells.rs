@@ -45,14 +45,19 @@ impl Gauge {
 impl Gauge {
     /// Counts one up until the guard is dropped.
     pub fn while_held(&self) -> impl Drop + use<'_> {
-        struct Held<'a>(&'a Gauge);
-        impl Drop for Held<'_> {
+        self.raised_by(1)
+    }
+
+    /// Stands so much higher until the guard is dropped.
+    pub fn raised_by(&self, n: u64) -> impl Drop + use<'_> {
+        struct Raised<'a>(&'a Gauge, u64);
+        impl Drop for Raised<'_> {
             fn drop(&mut self) {
-                self.0.dec();
+                self.0.0.store(self.0.0.load(Relaxed).wrapping_sub(self.1), Relaxed);
             }
         }
-        self.inc();
-        Held(self)
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+        Raised(self, n)
     }
 }
 
@@ -182,6 +187,26 @@ impl ByClass {
 /// By `outcome::Cause`, in the order of its `ALL`.
 pub type ByCause = [Counter; crate::outcome::Cause::ALL.len()];
 
+/// The statuses that a backend's answer may be retried for.
+pub const RETRIED_STATUSES: [u16; 3] = [502, 503, 504];
+
+/// In the order of [`RETRIED_STATUSES`].
+#[derive(Debug, Default)]
+pub struct RetriedStatuses([Counter; RETRIED_STATUSES.len()]);
+
+impl RetriedStatuses {
+    /// Any other status counts nowhere.
+    pub fn inc(&self, status: u16) {
+        if let Some(at) = RETRIED_STATUSES.iter().position(|&known| known == status) {
+            self.0[at].inc();
+        }
+    }
+
+    pub fn get(&self, at: usize) -> u64 {
+        self.0[at].get()
+    }
+}
+
 /// What is known of a listener beyond its configuration: carried from snapshot to snapshot by the
 /// listener's name, so that its counters go on over a reload.
 #[derive(Debug)]
@@ -225,8 +250,21 @@ pub struct PoolCells {
     pub failures: ByCause,
     /// By what the attempt before failed of.
     pub retries: ByCause,
-    /// Retries that the budget refused.
+    /// By the status of the answer before, which was not passed on.
+    pub retries_by_status: RetriedStatuses,
+    /// Retries and hedges that the budget refused.
     pub retry_budget_exhausted: Counter,
+    /// Second copies that were sent because no answer had begun, and those that won.
+    pub hedges: Counter,
+    pub hedges_won: Counter,
+    /// Requests that succeeded only thanks to a retry, a hedge or a wait.
+    pub masked: Counter,
+    /// Answers that were held back until they were whole, and their bytes now.
+    pub held_back: Counter,
+    pub held_back_bytes: Gauge,
+    /// Requests and streams that waited in the queue, and those that wait now.
+    pub queued: Counter,
+    pub waiting: Gauge,
     /// Picks that found no serving backend.
     pub none_serving: Counter,
 }

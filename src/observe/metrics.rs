@@ -7,7 +7,7 @@
 
 use super::cells::{
     BackendCells, ByCause, ByClass, Counter, Histogram, ListenerCells, PROBE_FAILURES, PoolCells,
-    ProbeCells,
+    ProbeCells, RetriedStatuses,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,8 +48,8 @@ pub enum Source {
     Pool(fn(&PoolCells) -> u64),
     /// Every class, from the start.
     PoolClasses(fn(&PoolCells) -> &ByClass),
-    /// Every cause that allows a retry, from the start.
-    PoolRetries(fn(&PoolCells) -> &ByCause),
+    /// Every cause, and every status, that allows a retry, from the start.
+    PoolRetries(fn(&PoolCells) -> (&ByCause, &RetriedStatuses)),
     PoolTimes(fn(&PoolCells) -> &Histogram),
     /// Every cause that is a backend's doing, from the start.
     PoolFailures(fn(&PoolCells) -> &ByCause),
@@ -209,11 +209,32 @@ pub const ALL: &[Metric] = &[
         PoolFailures(|c| &c.failures),
         "Attempts that failed at a backend, by cause."),
     counter("evenkeel_pool_retries_total", &["pool", "cause"],
-        PoolRetries(|c| &c.retries),
-        "Further attempts, by the cause that the attempt before failed of."),
+        PoolRetries(|c| (&c.retries, &c.retries_by_status)),
+        "Further attempts, by the cause that the attempt before failed of, or the status it brought."),
     counter("evenkeel_pool_retry_budget_exhausted_total", &["pool"],
         Pool(|c| c.retry_budget_exhausted.get()),
-        "Retries that the budget refused."),
+        "Retries and hedges that the budget refused."),
+    counter("evenkeel_pool_hedges_total", &["pool"],
+        Pool(|c| c.hedges.get()),
+        "Second copies of requests, sent because no answer had begun."),
+    counter("evenkeel_pool_hedges_won_total", &["pool"],
+        Pool(|c| c.hedges_won.get()),
+        "Hedges whose answer was the first."),
+    counter("evenkeel_pool_masked_failures_total", &["pool"],
+        Pool(|c| c.masked.get()),
+        "HTTP requests that succeeded only thanks to a retry, a hedge or a wait in the queue."),
+    counter("evenkeel_pool_held_back_total", &["pool"],
+        Pool(|c| c.held_back.get()),
+        "Answers that were held back, for 50 ms at most, until they were whole."),
+    gauge("evenkeel_pool_held_back_bytes", &["pool"],
+        Pool(|c| c.held_back_bytes.get()),
+        "Declared length of the answers that are held back now."),
+    counter("evenkeel_pool_queued_total", &["pool"],
+        Pool(|c| c.queued.get()),
+        "Requests and streams that had to wait in the queue."),
+    gauge("evenkeel_pool_queue_length", &["pool"],
+        Pool(|c| c.waiting.get()),
+        "Requests and streams that wait in the queue now."),
     counter("evenkeel_pool_none_serving_total", &["pool"],
         Pool(|c| c.none_serving.get()),
         "Picks that found no serving backend."),

@@ -60,6 +60,8 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.backend().load.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        // Before the look at the queue: who waits there has looked for room since it came.
+        self.backend().load.0.in_flight.fetch_sub(1, Ordering::SeqCst);
+        self.picker.pool().state.waiting.wake();
     }
 }

@@ -1,7 +1,8 @@
 //! A pool: a named set of backends that serve the same thing, and the choice among them.
 //!
 //! `state` is what is known of a backend and of a pool; `tier` is the backends of one rank; `pick`
-//! chooses one that serves by the pool's `balance` and hands out a [`Lease`]; `budget` bounds retries.
+//! chooses one that serves by the pool's `balance` and hands out a [`Lease`]; `budget` bounds retries,
+//! `queue` is where requests wait for a lease.
 //! Pure: no clock, no socket, no spawn. This room only reads the reason bits and the tier floor; the
 //! control thread writes them, one writer a fact.
 
@@ -9,10 +10,14 @@ pub mod balance;
 pub mod budget;
 pub mod lease;
 pub mod pick;
+pub mod queue;
 #[cfg(test)]
 pub(crate) mod sample;
 pub mod state;
 pub mod tier;
+
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

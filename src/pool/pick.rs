@@ -111,6 +111,14 @@ impl Picker {
         }
     }
 
+    /// The same in the order of those who wait: while somebody does, nobody who comes later goes first.
+    pub fn pick_in_turn(self: &Rc<Self>, ask: Ask, tried: &Tried) -> Result<Lease, NoPick> {
+        if self.pool.config.queue.is_some() && !self.pool.state.waiting.is_empty() {
+            return Err(self.why(Reasons::ALL, tried));
+        }
+        self.pick(ask, tried)
+    }
+
     /// The member at `index`, for a client that sticks to it: also while it drains.
     pub fn stick(self: &Rc<Self>, index: usize) -> Option<Lease> {
         let member = self.pool.members.get(index)?;
@@ -160,11 +168,15 @@ impl Picker {
         against: Reasons,
     ) -> Option<Lease> {
         let (tier, turn) = (&self.pool.tiers[place], &self.turns[place]);
-        let mut view = View { against, ..self.view(tier, ask, tried) };
+        let spare = self.pool.state.spares(ask.now_nanos);
+        let mut view = View { against, spare, ..self.view(tier, ask, tried) };
         for _ in 0..RACES {
             let chosen = tier.balance.choose(&view, turn).or_else(|| {
-                // Nobody but those that are ramping up: then they take it all.
-                view.slow_start_nanos.take()?;
+                // Nobody but those that are ramping up, or want to be spared: then they take it all.
+                if view.slow_start_nanos.is_none() && !view.spare {
+                    return None;
+                }
+                view = View { slow_start_nanos: None, spare: false, ..view };
                 tier.balance.choose(&view, turn)
             });
             match Lease::new(self.clone(), tier.places.start + chosen?) {
@@ -183,6 +195,7 @@ impl Picker {
             tried,
             ask,
             against: Reasons::ALL,
+            spare: false,
             slow_start_nanos: self.pool.config.slow_start.map(|ramp| ramp.as_nanos() as u64),
         }
     }

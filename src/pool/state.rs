@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
+use super::queue::Waiting;
 use crate::config::model::Name;
 use crate::observe::cells::{BackendCells, PerWorker, PoolCells, ProbeCells};
 
@@ -111,6 +112,8 @@ struct Standing {
     failed_at_nanos: AtomicU64,
     /// A request that an ejected backend may have, to see whether it is well again.
     trial: AtomicU32,
+    /// It has asked to be spared until then, in nanoseconds since the process began.
+    spared_until_nanos: AtomicU64,
     /// When it last came back, in nanoseconds since the process began; 0 is "not in this process".
     back_at_nanos: AtomicU64,
 }
@@ -201,6 +204,15 @@ impl BackendState {
         self.standing.0.failed_at_nanos.load(Ordering::Relaxed)
     }
 
+    /// It has asked, by `Retry-After`, to be spared until then.
+    pub fn spare_until(&self, nanos: u64) {
+        self.standing.0.spared_until_nanos.fetch_max(nanos, Ordering::Relaxed);
+    }
+
+    pub fn is_spared(&self, now_nanos: u64) -> bool {
+        now_nanos < self.standing.0.spared_until_nanos.load(Ordering::Relaxed)
+    }
+
     /// For the outlier task, the one who ejects.
     pub fn set_trial(&self, trial: Trial) {
         self.standing.0.trial.store(trial as u32, Ordering::Relaxed);
@@ -241,6 +253,8 @@ impl BackendState {
 pub struct PoolState {
     pub cells: PerWorker<PoolCells>,
     rule: Line<Rule>,
+    /// Requests that wait for a backend.
+    pub waiting: Waiting,
     /// Requests in a retry that counts against the budget.
     pub(super) retries: Line<AtomicU32>,
     /// How many pickers have begun: each starts one member further on, after a reload as well.
@@ -256,6 +270,8 @@ struct Rule {
     trials: AtomicU32,
     /// Of an exclusive pool the one backend that is used, by its id; 0 is none.
     chosen: AtomicU64,
+    /// Until then a backend has asked to be spared, in nanoseconds since the process began.
+    spares_until_nanos: AtomicU64,
 }
 
 impl PoolState {
@@ -263,6 +279,7 @@ impl PoolState {
         PoolState {
             cells: PerWorker::new(workers),
             rule: Line::default(),
+            waiting: Waiting::default(),
             retries: Line::default(),
             begun: AtomicUsize::new(0),
         }
@@ -287,6 +304,16 @@ impl PoolState {
     /// For the failover task, its one writer.
     pub fn choose(&self, id: Option<u64>) {
         self.rule.0.chosen.store(id.unwrap_or(0), Ordering::SeqCst);
+    }
+
+    /// A backend of the pool has asked to be spared until then.
+    pub fn spare_until(&self, nanos: u64) {
+        self.rule.0.spares_until_nanos.fetch_max(nanos, Ordering::Relaxed);
+    }
+
+    /// Some backend may have asked to be spared.
+    pub fn spares(&self, now_nanos: u64) -> bool {
+        now_nanos < self.rule.0.spares_until_nanos.load(Ordering::Relaxed)
     }
 
     /// Backends that may have a trial.

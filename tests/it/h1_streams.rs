@@ -10,7 +10,7 @@ use crate::harness::{
 fn start(set: &str) -> (RawBackend, Proxy, Conn) {
     let backend = RawBackend::open();
     let config = setup().set("workers: 1").set(set).http("web", "web");
-    let proxy = Proxy::start(config.pool("web", [&backend], ""));
+    let proxy = Proxy::start(config.pool("web", [&backend], "retry: {attempts: 1}"));
     let conn = Conn::open(proxy.address("web")).unwrap();
     (backend, proxy, conn)
 }

@@ -158,14 +158,6 @@ fn there_are_three_attempts_at_three_backends() {
 }
 
 #[test]
-fn one_backend_that_fails_is_not_asked_again() {
-    let backend = Backend::doing("a", "reset");
-    let (_proxy, mut conn) = first([&backend]);
-    assert_eq!(conn.ask(&Ask::get("/").header("x-id", "7")).unwrap().status, 502);
-    assert_eq!(backend.ledger().len(), 1);
-}
-
-#[test]
 fn every_way_to_fail_before_an_answer_is_retried() {
     let b = Backend::start("b");
     for act in ["reset", "close", "garbage", "never", "raw HTTP/1.1 200"] {

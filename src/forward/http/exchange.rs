@@ -24,6 +24,9 @@ use crate::timer::Deadline;
 /// Interim answers (1xx) that one request may get: nobody is to send them for ever.
 const INTERIM: usize = 64;
 
+/// How long an answer is held back at the most, while it may still be asked for again.
+const HOLD: Duration = Duration::from_millis(50);
+
 /// The deadlines of one request.
 #[derive(Debug)]
 pub struct Clocks {
@@ -35,7 +38,7 @@ pub struct Clocks {
 
 impl Clocks {
     /// Ready when either has come.
-    fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+    pub fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
         if self.step.poll(cx).is_ready() || self.poll_overall(cx).is_ready() {
             return Poll::Ready(());
         }
@@ -101,6 +104,72 @@ pub async fn ask(
     .await;
     clocks.step.clear();
     answer
+}
+
+/// Sends a request that has no body, and waits for the head of its answer, without the client: the
+/// interim ones are kept for it. The error says whether anything was written.
+pub async fn ask_alone(
+    conn: &mut BackendConn,
+    mut request: Buffer,
+    clocks: &Clocks,
+    heads: &Heads,
+    buffers: &Buffers,
+    to_head: bool,
+) -> Result<(ResponseHead, Vec<ResponseHead>), (Cause, bool)> {
+    let mut interims = Vec::new();
+    let mut wrote = false;
+    let answer = poll_fn(|cx| {
+        while !request.is_empty() {
+            match conn.poll_write(cx, &mut request) {
+                Poll::Ready(Ok(())) => wrote = true,
+                // It may have said something before it closed.
+                Poll::Ready(Err(_)) => break,
+                Poll::Pending => break,
+            }
+        }
+        loop {
+            match conn.poll_head(cx, to_head, heads, buffers) {
+                Poll::Ready(Ok(head)) if head.is_interim() => {
+                    interims.push(head);
+                    if interims.len() > INTERIM {
+                        return Poll::Ready(Err(Cause::Garbage));
+                    }
+                }
+                Poll::Ready(done) => return Poll::Ready(done),
+                Poll::Pending => return clocks.poll(cx).map(|()| Err(Cause::Timeout)),
+            }
+        }
+    })
+    .await;
+    match answer {
+        Ok(head) => Ok((head, interims)),
+        Err(cause) => Err((cause, wrote)),
+    }
+}
+
+/// Waits until `length` bytes of the answer's body are here, [`HOLD`] at the most; what waits is the
+/// client, whose leaving ends it.
+pub async fn hold(
+    conn: &mut BackendConn,
+    length: usize,
+    clocks: &Clocks,
+    buffers: &Buffers,
+    mut gone: impl FnMut(&mut Context<'_>) -> Poll<()>,
+) -> Result<(), Cause> {
+    clocks.step.set(HOLD);
+    let held = poll_fn(|cx| {
+        if let Poll::Ready(held) = conn.poll_hold(cx, length, buffers) {
+            return Poll::Ready(held.map_err(|_| Cause::Truncated));
+        }
+        if gone(cx).is_ready() {
+            return Poll::Ready(Err(Cause::ClientGone));
+        }
+        // Whatever it has had, it begins now.
+        clocks.poll(cx).map(Ok)
+    });
+    let held = held.await;
+    clocks.step.clear();
+    held
 }
 
 /// Waits until the client has taken what is queued for it, `silence` at the most.

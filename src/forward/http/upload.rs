@@ -10,14 +10,10 @@ use std::time::Duration;
 use super::bulk::{Bulk, Moved};
 use super::front::Front;
 use super::h1::backend::BackendConn;
-use crate::config::defaults;
 use crate::forward::buffer::Buffer;
 use crate::forward::splice::{self, Pipes};
 use crate::outcome::{Cause, Sent};
 use crate::timer::Deadline;
-
-/// Request body bytes kept for a replay, as they are on the wire.
-pub const REPLAY_BYTES: usize = defaults::RETRY.buffer_bytes;
 
 /// How a request is timed until its answer begins.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +28,9 @@ pub struct Watch {
 #[derive(Debug)]
 pub struct Upload {
     watch: Watch,
+    /// Bytes kept for a replay, as they are on the wire, and how many may be.
     kept: Vec<u8>,
+    keeps_bytes: usize,
     /// More was read than is kept.
     lost: bool,
     /// The client waits for 100 before it sends: its silence is the backend's doing.
@@ -64,10 +62,12 @@ struct Attempt {
 }
 
 impl Upload {
-    pub fn new(watch: Watch, held: bool, pipes: &Pipes) -> Upload {
+    /// `keeps_bytes`: so much of the body may be sent again.
+    pub fn new(watch: Watch, held: bool, keeps_bytes: usize, pipes: &Pipes) -> Upload {
         Upload {
             watch,
             kept: Vec::new(),
+            keeps_bytes,
             lost: false,
             held,
             waits_for_client: false,
@@ -226,7 +226,7 @@ impl Upload {
         if self.lost {
             return;
         }
-        if self.answered || self.kept.len() + piece.len() > REPLAY_BYTES {
+        if self.answered || self.kept.len() + piece.len() > self.keeps_bytes {
             self.lost = true;
             self.kept = Vec::new();
             self.attempt.replayed = 0;

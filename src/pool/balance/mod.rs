@@ -109,6 +109,8 @@ pub(super) struct View<'a> {
     pub ask: Ask,
     /// The reasons that count.
     pub against: Reasons,
+    /// Those that have asked to be spared at this time are passed over.
+    pub spare: bool,
     /// The time in which the weight of one that came back ramps up; `None` is at once.
     pub slow_start_nanos: Option<u64>,
 }
@@ -124,6 +126,7 @@ impl View<'_> {
         let Member { state, max_requests, .. } = &self.members[index];
         !state.any(self.against)
             && !self.tried.has(self.first + index)
+            && (!self.spare || !state.is_spared(self.ask.now_nanos))
             && max_requests.is_none_or(|most| state.in_flight() < most)
             && self.slow_start_nanos.is_none_or(|ramp| self.has_ramped(state, ramp))
     }

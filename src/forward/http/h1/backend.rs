@@ -154,6 +154,32 @@ impl BackendConn {
         body.poll_piece(cx, stream, input, buffers, |n| meter.received(n))
     }
 
+    /// Bytes behind the last head that are here already.
+    pub fn held(&self) -> usize {
+        self.input.as_ref().map_or(0, Buffer::len)
+    }
+
+    /// Reads on behind the last head, until `length` bytes of it are here.
+    pub fn poll_hold(
+        &mut self,
+        cx: &mut Context<'_>,
+        length: usize,
+        buffers: &Buffers,
+    ) -> Poll<Result<(), Broken>> {
+        while self.held() < length {
+            let mut input = self.input.take().unwrap_or_else(|| Buffer::borrow(buffers));
+            let filled = input.poll_fill(cx, &mut self.stream);
+            if !input.is_empty() {
+                self.input = Some(input);
+            }
+            match ready!(filled) {
+                Ok(n) if n > 0 => self.meter.received(n),
+                Ok(_) | Err(_) => return Poll::Ready(Err(Broken::Short)),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// Where the rest of the answer's body comes from in bulk, if nothing of it has been read ahead.
     pub fn bulk_source(&mut self) -> Option<Source<'_>> {
         match self.input {

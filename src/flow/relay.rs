@@ -1,0 +1,122 @@
+//! A request whose answer has begun: its head on the way to the client, and what follows from its end.
+//!
+//! The bodies are moved by `forward::http::exchange`; here the account ends, and the backend's connection
+//! is kept where that may be. Nothing is sent again from here on.
+
+use std::time::Duration;
+
+use http::StatusCode;
+
+use super::decide::Plan;
+use super::record::Record;
+use super::request::After;
+use super::{head, judge};
+use crate::forward::buffer::Buffer;
+use crate::forward::http::exchange::End;
+use crate::forward::http::front::{Line, Want};
+use crate::forward::http::head::ResponseHead;
+use crate::forward::http::upload::Upload;
+use crate::forward::http::{BackendConn, Front, Sink};
+use crate::outcome::Cause;
+use crate::pool::Lease;
+use crate::pool::budget::RequestGuard;
+use crate::route::headers;
+
+/// A request whose answer has begun.
+#[derive(Debug)]
+pub struct Exchange {
+    pub lease: Lease,
+    pub conn: Box<BackendConn>,
+    /// How long the backend's connection may be kept after this request; zero is not at all.
+    keep: Duration,
+    /// Answered with 101.
+    pub switches: bool,
+    /// Owed to a retry, a hedge or a wait.
+    masked: bool,
+    /// Counts the request against the pool's retry budget.
+    _in_progress: RequestGuard,
+}
+
+impl Exchange {
+    /// With what an attempt has brought.
+    pub fn new(
+        lease: Lease,
+        conn: Box<BackendConn>,
+        answer: &ResponseHead,
+        masked: bool,
+        in_progress: RequestGuard,
+    ) -> Exchange {
+        let most = lease.picker().pool().config.keepalive.idle_timeout;
+        // A second is taken off what the backend says, for the way.
+        let keep = headers::keep_alive_seconds(answer.fields())
+            .map_or(most, |said| Duration::from_secs(said.saturating_sub(1)).min(most));
+        let switches = answer.status == StatusCode::SWITCHING_PROTOCOLS;
+        Exchange { lease, conn, keep, switches, masked, _in_progress: in_progress }
+    }
+
+    /// Begins the client's answer: its head, which goes out with the first of its body, and how that
+    /// is wanted.
+    pub fn begin(
+        &mut self,
+        plan: &Plan<'_>,
+        record: &Record,
+        front: &mut Front<'_>,
+        upload: &Upload,
+        answer: ResponseHead,
+    ) -> (Option<Buffer>, Want) {
+        let (client, edits) = (&record.client, &plan.route.config.response_headers);
+        let want = front.want(answer.framing, || headers::takes_trailers(record.head.fields()));
+        let line = Line {
+            status: answer.status,
+            reason: answer.reason(),
+            framing: want.framing,
+            told_length: answer.told_length(),
+        };
+        // A client that was not told to send its body need not send it now (RFC 9110 10.1.1): what comes
+        // next on its connection could be either.
+        let close = client.session.is_leaving() || upload.is_held();
+        let worker = &client.worker;
+        let head = worker.date.with(worker.wheel.now(), |date| {
+            let fields = |to: Sink<'_>| head::pass_back(&answer, edits, date, to);
+            front.begin(&line, close, fields)
+        });
+        record.status(answer.status.as_u16());
+        self.conn.begin_body(&answer, want.form);
+        (head, want)
+    }
+
+    /// Ends the account of an answer, and keeps the backend's connection where that may be.
+    pub fn end(self, end: End, record: &Record, front: &Front<'_>) -> After {
+        let worker = &record.client.worker;
+        let Exchange { lease, conn, keep, masked, .. } = self;
+        match end {
+            End::Whole { reusable } => {
+                if reusable && !keep.is_zero() && conn.is_at_rest() {
+                    let keepalive = &lease.picker().pool().config.keepalive;
+                    let most = keepalive.max_idle.div_ceil(worker.shared.status.workers);
+                    worker.idle.put(lease.backend().id, conn, worker.wheel.now(), keep, most);
+                }
+                if masked {
+                    lease.picker().pool().state.cells.of(worker.id).masked.inc();
+                }
+                record.finish(None);
+                let unread = !front.is_body_ended();
+                let close = unread || front.closes();
+                if close { After::Close { unread } } else { After::Keep }
+            }
+            End::Truncated => {
+                judge::failed(worker, &lease, Cause::Truncated);
+                record.finish(Some(Cause::Truncated));
+                After::Reset
+            }
+            End::Gone => {
+                record.finish(Some(Cause::ClientGone));
+                After::Reset
+            }
+            End::Over => {
+                record.finish(Some(Cause::Timeout));
+                After::Reset
+            }
+        }
+    }
+}
