@@ -201,6 +201,10 @@ impl Scene {
                 let probes = &member.state.probes;
                 rows.count(&[name, label, "passed"], of(probes, Verdict::Passed));
                 rows.count(&[name, label, "failed"], of(probes, Verdict::Failed));
+                let wrong_role = of(probes, Verdict::WrongRole);
+                if wrong_role > 0 {
+                    rows.count(&[name, label, "wrong_role"], wrong_role);
+                }
             }
             Source::BackendProbeFailures(of) => {
                 for (why, failed) in Failure::LABELS.iter().zip(of(&member.state.probes)) {

@@ -10,8 +10,8 @@ use serde_json::json;
 
 use crate::config::defaults::JITTER;
 use crate::config::model::{
-    Action, Balance, Config, HashBy, HealthCheck, HostPattern, Listener, Match, Mode, PathPattern,
-    Pool, ProbeKind,
+    Action, Balance, Config, HashBy, HealthCheck, HostPattern, Listener, Match, Mode, MysqlRole,
+    PathPattern, Pool, PostgresRole, ProbeKind, RedisRole,
 };
 use crate::config::units::show_duration;
 
@@ -78,7 +78,15 @@ fn probe(check: &HealthCheck) -> String {
             format!("health check: {} {} every {interval}", http.method, http.path)
         }
         ProbeKind::Tcp { .. } => format!("health check: tcp every {interval}"),
+        ProbeKind::Postgres(ask) => role("postgres", &PostgresRole::WORDS, ask.role, &interval),
+        ProbeKind::Redis(ask) => role("redis", &RedisRole::WORDS, ask.role, &interval),
+        ProbeKind::Mysql(ask) => role("mysql", &MysqlRole::WORDS, ask.role, &interval),
     }
+}
+
+fn role<T: PartialEq>(kind: &str, words: &[(&str, T)], role: T, interval: &str) -> String {
+    let word = words.iter().find(|(_, known)| *known == role).map_or("", |(word, _)| *word);
+    format!("health check: {kind}, role {word}, every {interval}")
 }
 
 /// The worst case and how it comes about; see [`HealthCheck::worst_detection`].

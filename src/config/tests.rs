@@ -3,7 +3,8 @@
 //!
 //! `EVENKEEL_BLESS=1` rewrites the reports; read the difference before it is committed.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::problems::{Problem, render};
@@ -18,6 +19,11 @@ fn fixtures(kind: &str) -> Vec<PathBuf> {
         .filter(|path| path.extension().is_some_and(|e| e == "yaml"))
         .collect();
     files.sort();
+    // A checkout knows no permissions, and passwords that all may read are warned of.
+    let secret = folder.join("secrets/monitor");
+    if secret.exists() {
+        fs::set_permissions(secret, Permissions::from_mode(0o600)).expect("our own file");
+    }
     assert!(!files.is_empty(), "no fixtures in {}", folder.display());
     files
 }
@@ -412,6 +418,54 @@ fn connections_of_a_backend_that_went_down_are_closed_in_an_exclusive_pool_unles
         let config = judge(&text).expect("a valid file").config;
         assert_eq!(config.pools[0].failover.on_down, expected, "{keys}");
     }
+}
+
+#[test]
+fn a_password_is_the_file_without_its_line_end_and_no_role_is_assumed() {
+    use super::model::{Initial, ProbeKind, RedisRole};
+    let folder = std::env::temp_dir().join(format!("evenkeel-secrets-{}", std::process::id()));
+    fs::create_dir_all(&folder).expect("a temporary folder");
+    let redis = |mode: u32, bytes: &[u8], keys: &str| {
+        let file = folder.join("password");
+        fs::write(&file, bytes).expect("a temporary file");
+        fs::set_permissions(&file, Permissions::from_mode(mode)).expect("our own file");
+        let text = format!(
+            "listeners: {{a: {{bind: '127.0.0.1:1', mode: tcp, pool: a}}}}\n\
+             pools: {{a: {{backends: ['a:1'], health_check: {{redis: {{{keys}}}}}}}}}"
+        );
+        match parse(&text, "test.yaml", &folder, &environment) {
+            Ok(loaded) => Ok((loaded.config.pools[0].health_check.clone(), loaded.warnings)),
+            Err(error) => Err(error.to_string()),
+        }
+    };
+    let given = "role: master, password_file: password";
+    for (bytes, expected) in [
+        (&b"word"[..], &b"word"[..]),
+        (b"word\n", b"word"),
+        (b"word\r\n", b"word"),
+        (b" word \n\n", b" word \n"),
+        (b"\xff\xfe", b"\xff\xfe"),
+    ] {
+        let (check, warnings) = redis(0o640, bytes, given).expect("a valid file");
+        assert!(warnings.is_empty(), "{}", render(&warnings));
+        let check = check.expect("a check");
+        let ProbeKind::Redis(probe) = check.kind else { panic!("{:?}", check.kind) };
+        assert_eq!(probe.password.as_ref().expect("a password").0[..], *expected);
+        assert_eq!((probe.role, check.initial), (RedisRole::Master, Initial::Down));
+        assert!(format!("{probe:?}").contains("Secret(..)"), "{probe:?}");
+    }
+    let (_, warnings) = redis(0o644, b"word", given).expect("a valid file");
+    assert!(warnings[0].message.contains("everybody on this machine"), "{}", render(&warnings));
+    let large = [b'x'; 4097];
+    for (bytes, expected) in
+        [(&b"\n"[..], "it is empty"), (b"a\0b", "zero byte"), (&large, "larger than 4096")]
+    {
+        let error = redis(0o600, bytes, given).expect_err("refused");
+        assert!(error.contains(expected) && error.contains("password_file"), "{error}");
+    }
+    let (check, _) = redis(0o600, b"x", "").expect("a valid file");
+    assert_eq!(check.expect("a check").initial, Initial::Up, "no role, as any other probe");
+    fs::remove_dir_all(&folder).expect("it was just there");
 }
 
 #[test]

@@ -2,8 +2,8 @@
 //!
 //! The story: `task` keeps one loop per probed backend. A loop waits as `schedule` says, makes one
 //! `probe`, and hands the verdict to the backend's `task::record`, where `hysteresis` decides whether
-//! that changes its state. Only the record writes the bits `unverified` and `down`, the log event and the
-//! metric of a change. Data workers never wait for any of it: they read the bits.
+//! that changes its state. Only the record writes the bits `unverified`, `down` and `wrong_role`, the log
+//! event and the metric of a change. Data workers never wait for any of it: they read the bits.
 //!
 //! A new backend is `unverified` until its first verdict, which settles it at once; `apply` before a
 //! swap and wait for [`task::Settled`], and no client meets a dead backend.

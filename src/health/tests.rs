@@ -26,6 +26,7 @@ enum Answer {
     Fail,
     Hang,
     NotMade,
+    WrongRole,
 }
 
 /// Says what each backend answers, and when each was asked.
@@ -65,6 +66,7 @@ impl Prober for Script {
             match answer.unwrap_or(Answer::Pass) {
                 Answer::Pass => Verdict::Pass,
                 Answer::Fail => Verdict::Fail(Failure::Refused),
+                Answer::WrongRole => Verdict::WrongRole("it is a replica"),
                 Answer::NotMade => Verdict::NotMade(io::ErrorKind::OutOfMemory.into()),
                 Answer::Hang => std::future::pending().await,
             }
@@ -240,6 +242,40 @@ async fn a_backend_falls_and_rises_and_is_probed_faster_in_between() {
     assert!(gaps.iter().all(|gap| (449 * MS..2202 * MS).contains(gap)), "{gaps:?}");
 }
 
+/// A primary and its replica: the promised times of a switch, from the servers' change to the bits.
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn a_demoted_primary_is_out_with_one_verdict_and_a_promoted_replica_in_with_rise() {
+    let (log, script, states) = (Log::capture(), Script::default(), backends(2));
+    script.says(&states[1], Answer::WrongRole);
+    let mut health = script.health();
+    health.apply(&pool(&states, Some(check()))).wait().await;
+    assert_eq!(reasons(&states[0]), []);
+    assert_eq!(reasons(&states[1]), [Reason::WrongRole]);
+    let lines = log.take();
+    assert!(lines.iter().all(|line| line.contains("INFO")), "no alarm: {lines:?}");
+    sleep(Duration::from_secs(20)).await;
+    assert_eq!(log.take(), [""; 0]);
+    script.says(&states[0], Answer::WrongRole);
+    script.says(&states[1], Answer::Pass);
+    let switched = Instant::now();
+    while !states[0].has(Reason::WrongRole) {
+        sleep(MS).await;
+    }
+    // An interval, its jitter, and the probe.
+    assert!(switched.elapsed() <= 2210 * MS, "{:?}", switched.elapsed());
+    while !states[1].serving() {
+        assert!(!states[0].serving());
+        sleep(MS).await;
+    }
+    // The same, and one unsettled interval more.
+    assert!(switched.elapsed() <= (2210 + 560) * MS, "{:?}", switched.elapsed());
+    let lines = log.take();
+    let told = "a probe found another role: it is a replica";
+    assert!(lines.iter().any(|line| line.contains(told)), "{lines:?}");
+    assert_eq!(states[0].probes.failed.get(), 0, "a role is no failure");
+    assert!(states[0].probes.wrong_role.get() > 0);
+}
+
 #[tokio::test(flavor = "local", start_paused = true)]
 async fn the_first_round_is_spread_over_the_interval() {
     let (script, states) = (Script::default(), backends(100));
@@ -377,7 +413,14 @@ async fn in_any_sequence_of_reloads_the_bits_are_right() {
     for step in 0..300 {
         let told = format!("seed {seed}, step {step}");
         for state in &states {
-            let answers = [Answer::Pass, Answer::Pass, Answer::Fail, Answer::Hang, Answer::NotMade];
+            let answers = [
+                Answer::Pass,
+                Answer::Pass,
+                Answer::Fail,
+                Answer::WrongRole,
+                Answer::Hang,
+                Answer::NotMade,
+            ];
             script.says(state, answers[rng.usize(..answers.len())]);
         }
         let from = rng.usize(..states.len());
@@ -396,6 +439,7 @@ async fn in_any_sequence_of_reloads_the_bits_are_right() {
         assert!(begun.elapsed() <= check().timeout + 60 * MS, "{told}: {:?}", begun.elapsed());
         for state in &states[from..to] {
             assert!(!state.has(Reason::Unverified), "{told}: unverified after the wait");
+            assert!(state.reasons().count() <= 1, "{told}: {:?}", reasons(state));
         }
         sleep(MS * rng.u32(1..5000)).await;
         lines += log.take().iter().filter(|line| line.contains("backend is")).count() as u64;

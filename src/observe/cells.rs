@@ -292,13 +292,15 @@ pub fn attempt_failed(pool: &PoolCells, backend: &BackendCells, cause: crate::ou
 }
 
 /// How many kinds of failed probes there are: `health::probe::Failure`.
-pub const PROBE_FAILURES: usize = 11;
+pub const PROBE_FAILURES: usize = 15;
 
 /// What the control thread counts for the probes of one backend.
 #[derive(Debug, Default)]
 pub struct ProbeCells {
     pub passed: Counter,
     pub failed: Counter,
+    /// Those that found a backend well, but in another role than is wanted.
+    pub wrong_role: Counter,
     /// Those that failed, by `health::probe::Failure` in the order of its `LABELS`.
     pub failures: [Counter; PROBE_FAILURES],
     /// Probes that say nothing of the backend: we had no socket, port or memory for them.

@@ -60,7 +60,7 @@ pub enum Source {
     BackendClasses(fn(&BackendCells) -> &ByClass),
     /// Only causes that are a backend's doing, once there is one.
     BackendCauses(fn(&BackendCells) -> &ByCause),
-    /// Passed and failed; only for pools with a health check.
+    /// Passed and failed, wrong_role once there was one; only for pools with a health check.
     BackendProbes(fn(&ProbeCells, Verdict) -> u64),
     /// Only kinds of failure that there were.
     BackendProbeFailures(fn(&ProbeCells) -> &[Counter; PROBE_FAILURES]),
@@ -80,6 +80,7 @@ pub enum Source {
 pub enum Verdict {
     Passed,
     Failed,
+    WrongRole,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -282,8 +283,9 @@ pub const ALL: &[Metric] = &[
         BackendProbes(|c, verdict| match verdict {
             Verdict::Passed => c.passed.get(),
             Verdict::Failed => c.failed.get(),
+            Verdict::WrongRole => c.wrong_role.get(),
         }),
-        "Probes of its health check, by result (passed, failed)."),
+        "Probes of its health check, by result (passed, failed, wrong_role)."),
     counter("evenkeel_backend_probe_failures_total", &["pool", "backend", "why"],
         BackendProbeFailures(|c| &c.failures),
         "Failed probes by what was wrong; a series begins with the first failure."),

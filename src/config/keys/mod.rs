@@ -322,6 +322,9 @@ static HEALTH_CHECK: Keys = Keys {
     known: &[
         ("http", Map(&HTTP_PROBE)),
         ("tcp", Map(&TCP_PROBE)),
+        ("postgres", Map(&POSTGRES_PROBE)),
+        ("redis", Map(&REDIS_PROBE)),
+        ("mysql", Map(&MYSQL_PROBE)),
         ("interval", Text),
         ("interval_unsettled", Text),
         ("timeout", Text),
@@ -331,7 +334,7 @@ static HEALTH_CHECK: Keys = Keys {
         ("port", Text),
         ("address", Text),
     ],
-    later: &["tls", "grpc", "postgres", "redis"],
+    later: &["tls", "grpc"],
     advice: &[
         ("path", "it belongs in `http`: http: {path: /healthz}"),
         ("host", "it belongs in `http`: http: {host: ...}"),
@@ -362,6 +365,34 @@ static TCP_PROBE: Keys = Keys {
     known: &[("send", Text), ("expect", Text)],
     later: &[],
     advice: &[("port", "it belongs in the health check itself, beside `tcp`")],
+};
+
+/// What is often sought in a probe that logs in.
+const OF_A_LOGIN: &[(&str, &str)] = &[
+    ("password", "passwords stand in files of their own: password_file: PATH"),
+    ("port", "it belongs in the health check itself"),
+    ("username", "call it `user`"),
+];
+
+static POSTGRES_PROBE: Keys = Keys {
+    place: "a postgres probe",
+    known: &[("user", Text), ("database", Text), ("password_file", Text), ("role", Text)],
+    later: &["tls"],
+    advice: OF_A_LOGIN,
+};
+
+static REDIS_PROBE: Keys = Keys {
+    place: "a redis probe",
+    known: &[("user", Text), ("password_file", Text), ("role", Text)],
+    later: &["tls"],
+    advice: OF_A_LOGIN,
+};
+
+static MYSQL_PROBE: Keys = Keys {
+    place: "a mysql probe",
+    known: &[("user", Text), ("password_file", Text), ("role", Text)],
+    later: &["tls"],
+    advice: OF_A_LOGIN,
 };
 
 static KEEPALIVE: Keys = Keys {

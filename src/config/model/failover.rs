@@ -210,6 +210,14 @@ pub enum PostgresRole {
     Any,
 }
 
+impl PostgresRole {
+    pub const WORDS: [(&'static str, PostgresRole); 3] = [
+        ("primary", PostgresRole::Primary),
+        ("replica", PostgresRole::Replica),
+        ("any", PostgresRole::Any),
+    ];
+}
+
 /// A probe that asks Redis (or Valkey) for its role.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RedisProbe {
@@ -226,6 +234,11 @@ pub enum RedisRole {
     Any,
 }
 
+impl RedisRole {
+    pub const WORDS: [(&'static str, RedisRole); 3] =
+        [("master", RedisRole::Master), ("replica", RedisRole::Replica), ("any", RedisRole::Any)];
+}
+
 /// A probe at the level of MySQL's handshake; with credentials it logs in and asks for `read_only`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MysqlProbe {
@@ -240,4 +253,12 @@ pub enum MysqlRole {
     Writable,
     ReadOnly,
     Any,
+}
+
+impl MysqlRole {
+    pub const WORDS: [(&'static str, MysqlRole); 3] = [
+        ("writable", MysqlRole::Writable),
+        ("read_only", MysqlRole::ReadOnly),
+        ("any", MysqlRole::Any),
+    ];
 }

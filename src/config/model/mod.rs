@@ -408,6 +408,21 @@ pub enum ProbeKind {
         send: Option<Bytes>,
         expect: Option<Bytes>,
     },
+    Postgres(PostgresProbe),
+    Redis(RedisProbe),
+    Mysql(MysqlProbe),
+}
+
+impl ProbeKind {
+    /// It wants one role of several: a backend may be well and yet not wanted.
+    pub fn tells_role(&self) -> bool {
+        match self {
+            ProbeKind::Http(_) | ProbeKind::Tcp { .. } => false,
+            ProbeKind::Postgres(probe) => probe.role != PostgresRole::Any,
+            ProbeKind::Redis(probe) => probe.role != RedisRole::Any,
+            ProbeKind::Mysql(probe) => probe.role != MysqlRole::Any,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

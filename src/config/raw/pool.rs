@@ -55,6 +55,9 @@ pub enum HealthCheck {
 pub struct HealthParts {
     pub http: Option<HttpProbe>,
     pub tcp: Option<TcpProbe>,
+    pub postgres: Option<DatabaseProbe>,
+    pub redis: Option<DatabaseProbe>,
+    pub mysql: Option<DatabaseProbe>,
     pub interval: Text,
     pub interval_unsettled: Text,
     pub timeout: Text,
@@ -81,6 +84,16 @@ pub struct HttpProbe {
 pub struct TcpProbe {
     pub send: Text,
     pub expect: Text,
+}
+
+/// Every key of every kind; which one may stand where is for `shape` to say.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatabaseProbe {
+    pub user: Text,
+    pub database: Text,
+    pub password_file: Text,
+    pub role: Text,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::Method;
 
 use super::cx::Cx;
+use super::databases;
 use super::edits::{hop_by_hop, pairs};
 use super::http_words::{header_name, host_value, method, path, status_range};
 use super::pool::Part;
@@ -17,6 +18,9 @@ use crate::config::path::Path;
 use crate::config::raw;
 use crate::config::source::Wrong;
 use crate::config::units::show_duration;
+
+/// The kinds of probes there are.
+const KINDS: [&str; 5] = ["http", "tcp", "postgres", "redis", "mysql"];
 
 /// What stands under `health_check`.
 #[derive(Debug)]
@@ -46,19 +50,31 @@ pub fn setting(cx: &mut Cx<'_>, at: &Path, raw: raw::HealthCheck) -> Option<Sett
         raw::HealthCheck::Word(text) => {
             return cx.text(at, Some(&text), |text| match text {
                 "off" => Ok(Setting::Off),
-                _ => Err(Wrong::new("not a health check", "off, or a map with one of http, tcp")
-                    .help("for example: health_check: {http: {path: /healthz}}")),
+                _ => {
+                    let allowed = format!("off, or a map with one of {}", KINDS.join(", "));
+                    let wrong = Wrong::new("not a health check", allowed);
+                    Err(wrong.help("for example: health_check: {http: {path: /healthz}}"))
+                }
             });
         }
         raw::HealthCheck::Parts(parts) => *parts,
     };
-    let (http_there, tcp_there) = (cx.has(&at.key("http")), cx.has(&at.key("tcp")));
-    if http_there && tcp_there {
-        let wrong = Wrong::new("a health check has one kind of probe", "either http or tcp");
-        cx.error(&at.key("tcp"), None, wrong);
+    let there: Vec<&str> = KINDS.into_iter().filter(|kind| cx.has(&at.key(kind))).collect();
+    for more in there.iter().skip(1) {
+        let one = format!("one of {}", KINDS.join(", "));
+        cx.error(&at.key(more), None, Wrong::new("a health check has one kind of probe", one));
     }
     let http = parts.http.map(|raw| http_probe(cx, &at.key("http"), raw));
     let tcp = parts.tcp.map(tcp_probe);
+    let postgres = parts
+        .postgres
+        .and_then(|raw| databases::postgres(cx, &at.key("postgres"), raw).map(ProbeKind::Postgres));
+    let redis = parts
+        .redis
+        .and_then(|raw| databases::redis(cx, &at.key("redis"), raw).map(ProbeKind::Redis));
+    let mysql = parts
+        .mysql
+        .and_then(|raw| databases::mysql(cx, &at.key("mysql"), raw).map(ProbeKind::Mysql));
     let mut wait =
         |key: &str, text: &raw::Text| cx.text(&at.key(key), text.as_ref(), positive_duration);
     let interval = wait("interval", &parts.interval);
@@ -77,10 +93,10 @@ pub fn setting(cx: &mut Cx<'_>, at: &Path, raw: raw::HealthCheck) -> Option<Sett
         let allowed = "an IP address; the port has a key of its own, `port`";
         text.parse::<IpAddr>().map_err(|_| Wrong::new("not an IP address", allowed))
     });
-    let kind = http.or(tcp);
+    let kind = http.or(tcp).or(postgres).or(redis).or(mysql);
     // Kinds that this version does not have were reported by `shape`.
-    let later = ["tls", "grpc", "postgres", "redis"].iter().any(|kind| cx.has(&at.key(kind)));
-    let kind_reported = kind.is_none() && (http_there || tcp_there || later);
+    let later = ["tls", "grpc"].iter().any(|kind| cx.has(&at.key(kind)));
+    let kind_reported = kind.is_none() && (!there.is_empty() || later);
     Some(Setting::Keys(Box::new(Keys {
         kind,
         interval,
@@ -162,11 +178,14 @@ pub fn settle(
     let at = at.key("health_check");
     let Some(kind) = over.kind.clone().or_else(|| under.kind.clone()) else {
         if own.is_some() && !over.kind_reported && !under.kind_reported {
-            let wrong = Wrong::new("the kind of probe is missing", "one of http, tcp");
+            let allowed = format!("one of {}", KINDS.join(", "));
+            let wrong = Wrong::new("the kind of probe is missing", allowed);
             cx.error(&at, None, wrong.help("for example: health_check: {http: {path: /healthz}}"));
         }
         return None;
     };
+    // A role that nobody has confirmed is not assumed: the first client could write to a replica.
+    let initial = if kind.tells_role() { Initial::Down } else { Initial::Up };
     let interval = over.interval.or(under.interval).unwrap_or(defaults::PROBE_INTERVAL);
     let check = HealthCheck {
         kind,
@@ -178,7 +197,7 @@ pub fn settle(
         timeout: over.timeout.or(under.timeout).unwrap_or(defaults::PROBE_TIMEOUT),
         fall: over.fall.or(under.fall).unwrap_or(defaults::PROBE_FALL),
         rise: over.rise.or(under.rise).unwrap_or(defaults::PROBE_RISE),
-        initial: over.initial.or(under.initial).unwrap_or(Initial::Up),
+        initial: over.initial.or(under.initial).unwrap_or(initial),
         port: over.port.or(under.port),
         address: over.address.or(under.address),
     };

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 
+use super::wire::Said;
 use crate::observe::cells::PROBE_FAILURES;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +30,14 @@ pub enum Failure {
     Answer,
     /// An error of the socket that is none of the above.
     Socket(io::ErrorKind),
+    /// The server does not let the probe in: no password, a wrong one, or no right to connect.
+    Login(Said),
+    /// The server answers with an error: it still loads, or has too many clients.
+    ServerError(Said),
+    /// The answer is not of the protocol that was spoken; what is wrong, as a sentence.
+    Protocol(&'static str),
+    /// A replica whose link to its master is in this state.
+    Replication(Said),
 }
 
 impl Failure {
@@ -45,6 +54,10 @@ impl Failure {
         "body",
         "answer",
         "socket",
+        "login",
+        "server_error",
+        "protocol",
+        "replication",
     ];
 
     /// Its place in [`Failure::LABELS`], and so its metric cell.
@@ -61,6 +74,10 @@ impl Failure {
             Failure::Body => 8,
             Failure::Answer => 9,
             Failure::Socket(_) => 10,
+            Failure::Login(_) => 11,
+            Failure::ServerError(_) => 12,
+            Failure::Protocol(_) => 13,
+            Failure::Replication(_) => 14,
         }
     }
 
@@ -109,6 +126,12 @@ impl fmt::Display for Failure {
             Failure::Body => f.write_str("`expect_body` is not in the first 64 KiB of the body"),
             Failure::Answer => f.write_str("`expect` is not in the first 64 KiB of the answer"),
             Failure::Socket(kind) => write!(f, "the connection failed: {kind}"),
+            Failure::Login(said) => write!(f, "the probe cannot log in: {said}"),
+            Failure::ServerError(said) => write!(f, "the server answers with an error: {said}"),
+            Failure::Protocol(what) => f.write_str(what),
+            Failure::Replication(state) => {
+                write!(f, "it is a replica, but its link to the master is `{state}`")
+            }
         }
     }
 }

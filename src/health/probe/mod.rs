@@ -5,8 +5,12 @@
 
 pub mod failure;
 pub mod http;
+pub mod mysql;
+pub mod postgres;
+pub mod redis;
 mod search;
 pub mod tcp;
+mod wire;
 
 use std::future::Future;
 use std::io;
@@ -37,6 +41,8 @@ const PARTING: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub enum Verdict {
     Pass,
+    /// It is well, but in another role than the check wants; this one, as a sentence for the log.
+    WrongRole(&'static str),
     Fail(Failure),
     /// No socket, port or memory was left on our side. Says nothing of the backend: running out of
     /// file descriptors must not take every backend out of service.
@@ -75,14 +81,20 @@ impl Prober for Network {
             };
             let exchange = async {
                 match &kind {
-                    ProbeKind::Http(ask) => http::exchange(stream, target, ask).await,
-                    ProbeKind::Tcp { send, expect } => {
-                        tcp::exchange(stream, send.as_deref(), expect.as_deref()).await
+                    ProbeKind::Http(ask) => {
+                        http::exchange(stream, target, ask).await.map(|()| Verdict::Pass)
                     }
+                    ProbeKind::Tcp { send, expect } => {
+                        let exchange = tcp::exchange(stream, send.as_deref(), expect.as_deref());
+                        exchange.await.map(|()| Verdict::Pass)
+                    }
+                    ProbeKind::Postgres(ask) => postgres::exchange(stream, ask).await,
+                    ProbeKind::Redis(ask) => redis::exchange(stream, ask).await,
+                    ProbeKind::Mysql(ask) => mysql::exchange(stream, ask).await,
                 }
             };
             match timeout_at(deadline, exchange).await {
-                Ok(Ok(())) => Verdict::Pass,
+                Ok(Ok(verdict)) => verdict,
                 Ok(Err(failure)) => Verdict::Fail(failure),
                 Err(_) => Verdict::Fail(Failure::Timeout),
             }

@@ -8,6 +8,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 
+mod databases;
+
 use super::{Failure, Network, Prober, Verdict};
 use crate::config::model::{HealthCheck, HttpProbe, Initial, ProbeKind};
 use crate::pool::BackendAddr;

@@ -1,4 +1,5 @@
-//! What the health room knows of one backend, and the only writer of its bits `unverified` and `down`.
+//! What the health room knows of one backend, and the only writer of its bits
+//! `unverified`, `down` and `wrong_role`.
 //!
 //! A change of state is one log event, one metric and the bits, together, here and nowhere else; the bits
 //! go through the door, `standing`.
@@ -13,7 +14,7 @@ use tokio::time::Instant;
 
 use super::standing::Standing;
 use crate::config::model::Initial;
-use crate::health::hysteresis::{Hysteresis, State, Thresholds};
+use crate::health::hysteresis::{Found, Hysteresis, State, Thresholds};
 use crate::health::probe::Verdict;
 use crate::pool::{BackendState, Reason};
 
@@ -28,6 +29,9 @@ pub struct Record {
     /// Who waits for the first verdict; `None` once it (or what counts in its place) is there.
     waiting: Option<Vec<Waiting>>,
 }
+
+/// The bits that are written here.
+const OWN: [Reason; 3] = [Reason::Unverified, Reason::Down, Reason::WrongRole];
 
 /// Dropped when what it waits for has come: see [`super::Settled`].
 pub type Waiting = mpsc::Sender<()>;
@@ -70,15 +74,19 @@ impl Record {
     /// Takes the verdict of one probe that took so long.
     pub fn judge(&mut self, verdict: &Verdict, took: Duration, thresholds: Thresholds) {
         let cells = &self.backend.probes;
-        let (passed, needed, word) = match verdict {
+        let found = match verdict {
             Verdict::Pass => {
                 cells.passed.inc();
-                (true, thresholds.rise, "passed")
+                Found::Well
+            }
+            Verdict::WrongRole(_) => {
+                cells.wrong_role.inc();
+                Found::WrongRole
             }
             Verdict::Fail(failure) => {
                 cells.failed.inc();
                 cells.failures[failure.index()].inc();
-                (false, thresholds.fall, "failed")
+                Found::Ill
             }
             Verdict::NotMade(error) => {
                 cells.not_made.inc();
@@ -90,18 +98,10 @@ impl Record {
             }
         };
         cells.duration.observe(took);
-        let first = !self.hysteresis.judged();
         let former = self.hysteresis.state();
-        if let Some(state) = self.hysteresis.judge(passed, thresholds) {
-            let mut reason = match first || needed == 1 {
-                true => format!("a probe {word}"),
-                false => format!("{needed} probes in a row {word}"),
-            };
-            if let Verdict::Fail(failure) = verdict {
-                let last = if first || needed == 1 { "" } else { "the last: " };
-                reason = format!("{reason}: {last}{failure}");
-            }
-            self.changed(former, state, &reason);
+        let needed = self.hysteresis.needed(found, thresholds);
+        if let Some(state) = self.hysteresis.judge(found, thresholds) {
+            self.changed(former, state, &because(verdict, needed));
         }
         // After the bits: who waits goes on to use the backend.
         self.waiting = None;
@@ -122,19 +122,19 @@ impl Record {
 
     /// Makes the bits agree with what is known, after a time without probes.
     pub fn write_bits(&self, why: &str) {
-        use Reason::{Down, Unverified};
-        let (set, clear): (&[Reason], &[Reason]) = match self.hysteresis.state() {
-            State::Unverified => (&[Unverified], &[Down]),
-            State::Down => (&[Down], &[Unverified]),
-            State::Up => (&[], &[Down, Unverified]),
+        let is = match self.hysteresis.state() {
+            State::Unverified => Some(Reason::Unverified),
+            State::Down => Some(Reason::Down),
+            State::WrongRole => Some(Reason::WrongRole),
+            State::Up => None,
         };
-        self.standing.change(&self.backend, set, clear, why);
+        let others: Vec<Reason> = OWN.into_iter().filter(|other| Some(*other) != is).collect();
+        self.standing.change(&self.backend, is.as_slice(), &others, why);
     }
 
     /// The backend is in a pool without a health check: nothing it knew keeps it from serving.
     pub fn clear_bits(&self) {
-        let bits = [Reason::Down, Reason::Unverified];
-        self.standing.change(&self.backend, &[], &bits, "it has no health check");
+        self.standing.change(&self.backend, &[], &OWN, "it has no health check");
     }
 
     fn changed(&mut self, former: State, state: State, reason: &str) {
@@ -149,10 +149,32 @@ impl Record {
                 %pool, %backend, reason, former, lasted_ms = lasted.as_millis() as u64,
                 "backend is down"
             ),
+            State::WrongRole => tracing::info!(
+                %pool, %backend, reason, former, lasted_ms = lasted.as_millis() as u64,
+                "backend is in another role"
+            ),
             State::Up | State::Unverified => tracing::info!(
                 %pool, %backend, reason, former, lasted_ms = lasted.as_millis() as u64,
                 "backend is up"
             ),
         }
+    }
+}
+
+/// Why a state changed, for the log: after so many verdicts like this one.
+fn because(verdict: &Verdict, needed: u32) -> String {
+    let (passed, detail) = match verdict {
+        Verdict::Pass => ("passed", None),
+        Verdict::WrongRole(is) => ("found another role", Some((*is).to_owned())),
+        Verdict::Fail(failure) => ("failed", Some(failure.to_string())),
+        Verdict::NotMade(error) => ("could not be made", Some(error.to_string())),
+    };
+    let (row, last) = match needed {
+        0 | 1 => (format!("a probe {passed}"), ""),
+        needed => (format!("{needed} probes in a row {passed}"), "the last: "),
+    };
+    match detail {
+        Some(detail) => format!("{row}: {last}{detail}"),
+        None => row,
     }
 }
