@@ -81,6 +81,8 @@ pub async fn race(
         if let Poll::Ready(ended) = race.poll(cx, retries, record.attempts.get()) {
             return Poll::Ready(ended);
         }
+        // It is off; whoever cuts the session wakes who polled it.
+        let _ = attempt.clocks.step.poll(cx);
         if front.poll_gone(cx).is_ready() {
             return Poll::Ready(Err(Failed { cause: Cause::ClientGone, sent: Sent::Lost }));
         }

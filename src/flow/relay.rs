@@ -3,6 +3,7 @@
 //! The bodies are moved by `forward::http::exchange`; here the account ends, and the backend's connection
 //! is kept where that may be. Nothing is sent again from here on.
 
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use http::StatusCode;
@@ -10,11 +11,13 @@ use http::StatusCode;
 use super::decide::Plan;
 use super::record::Record;
 use super::request::After;
+use super::worker::Worker;
 use super::{head, judge};
 use crate::forward::buffer::Buffer;
 use crate::forward::http::exchange::End;
 use crate::forward::http::front::{Line, Want};
-use crate::forward::http::head::ResponseHead;
+use crate::forward::http::h1::body::Form;
+use crate::forward::http::head::{Framing, ResponseHead};
 use crate::forward::http::upload::Upload;
 use crate::forward::http::{BackendConn, Front, Sink};
 use crate::outcome::Cause;
@@ -46,10 +49,7 @@ impl Exchange {
         masked: bool,
         in_progress: RequestGuard,
     ) -> Exchange {
-        let most = lease.picker().pool().config.keepalive.idle_timeout;
-        // A second is taken off what the backend says, for the way.
-        let keep = headers::keep_alive_seconds(answer.fields())
-            .map_or(most, |said| Duration::from_secs(said.saturating_sub(1)).min(most));
+        let keep = keeps(&lease, answer);
         let switches = answer.status == StatusCode::SWITCHING_PROTOCOLS;
         Exchange { lease, conn, keep, switches, masked, _in_progress: in_progress }
     }
@@ -91,10 +91,8 @@ impl Exchange {
         let Exchange { lease, conn, keep, masked, .. } = self;
         match end {
             End::Whole { reusable } => {
-                if reusable && !keep.is_zero() && conn.is_at_rest() {
-                    let keepalive = &lease.picker().pool().config.keepalive;
-                    let most = keepalive.max_idle.div_ceil(worker.shared.status.workers);
-                    worker.idle.put(lease.backend().id, conn, worker.wheel.now(), keep, most);
+                if reusable {
+                    put_by(worker, &lease, conn, keep);
                 }
                 if masked {
                     lease.picker().pool().state.cells.of(worker.id).masked.inc();
@@ -118,5 +116,38 @@ impl Exchange {
                 After::Reset
             }
         }
+    }
+}
+
+/// An answer that another backend is to do better: where all of it is here, its connection can be kept.
+pub fn set_aside(
+    worker: &Worker,
+    lease: &Lease,
+    mut conn: Box<BackendConn>,
+    answer: &ResponseHead,
+) {
+    let Framing::Length(length) = answer.framing else { return };
+    if conn.held() as u64 != length {
+        return;
+    }
+    conn.begin_body(answer, Form::Data);
+    let mut nobody = Context::from_waker(Waker::noop());
+    while let Poll::Ready(Ok(Some(_))) = conn.poll_body(&mut nobody, &worker.buffers) {}
+    put_by(worker, lease, conn, keeps(lease, answer));
+}
+
+/// How long the backend's connection may be kept after this answer; zero is not at all.
+fn keeps(lease: &Lease, answer: &ResponseHead) -> Duration {
+    let most = lease.picker().pool().config.keepalive.idle_timeout;
+    // A second is taken off what the backend says, for the way.
+    headers::keep_alive_seconds(answer.fields())
+        .map_or(most, |said| Duration::from_secs(said.saturating_sub(1)).min(most))
+}
+
+fn put_by(worker: &Worker, lease: &Lease, conn: Box<BackendConn>, keep: Duration) {
+    if !keep.is_zero() && conn.is_at_rest() {
+        let keepalive = &lease.picker().pool().config.keepalive;
+        let most = keepalive.max_idle.div_ceil(worker.shared.status.workers);
+        worker.idle.put(lease.backend().id, conn, worker.wheel.now(), keep, most);
     }
 }

@@ -20,7 +20,7 @@ use super::relay::Exchange;
 use super::retry::Retries;
 use super::wait::Wait;
 use super::worker::Here;
-use super::{hedge, judge};
+use super::{hedge, judge, relay};
 use crate::config::model::{ErrorPages, Timeouts};
 use crate::forward::http::Front;
 use crate::forward::http::exchange::{self, Clocks, End};
@@ -257,6 +257,7 @@ async fn forward(
                 if answer.status.is_server_error() {
                     next = retries.instead(record, plan, &lease, &answer, upload.sent());
                     if next.is_some() {
+                        relay::set_aside(worker, &lease, conn, &answer);
                         continue;
                     }
                 }

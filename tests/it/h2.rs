@@ -363,3 +363,29 @@ fn a_length_is_said_once() {
     assert_eq!(client.ask(request).unwrap().head.status, 400);
     assert!(!backend.is_called());
 }
+
+#[test]
+fn failures_are_masked_as_they_are_for_http1() {
+    let short = "raw HTTP/1.1 200 OK\\r\\nContent-Length: 100\\r\\n\\r\\ntoo short";
+    let (mut a, b) = (Backend::start("a"), Backend::start("b"));
+    let config = setup().set("workers: 1").http("web", "web");
+    let keys = "balance: first, retry: {hedge: {after: 100ms}}, outlier: off";
+    let proxy = Proxy::start(config.pool("web", [&a, &b], keys));
+    let mut client = Client::open(proxy.address("web"));
+    let from = |whole: &Whole| whole.head.headers["x-backend"].clone();
+    let get = || {
+        let request = Request::builder().uri("http://test.example/h2");
+        request.body(Full::default()).expect("a valid request")
+    };
+    for act in [short, "status 503", "reset"] {
+        a.now(act);
+        assert_eq!(from(&client.ask(get()).unwrap()), "b", "{act}");
+    }
+    a.freeze();
+    assert_eq!(from(&client.ask(get()).unwrap()), "b");
+    proxy.wait_metric("evenkeel_pool_hedges_won_total", &[], 1.0);
+    proxy.wait_at_rest();
+    a.thaw();
+    proxy.wait_metric("evenkeel_pool_masked_failures_total", &[], 4.0);
+    assert_eq!(proxy.metric("evenkeel_listener_failures_total", &[]), 0.0);
+}
