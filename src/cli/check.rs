@@ -206,6 +206,21 @@ mod tests {
     }
 
     #[test]
+    fn the_summary_says_how_tiers_take_over() {
+        let file = fixture("valid/failover_key_by_key.yaml");
+        let (_, text) = check(&[file, fixture("valid/everything.yaml")], Format::Text, false);
+        for part in [
+            "10.0.0.2:80 tier 1 max_requests 8",
+            "tier 0, then 1: a tier in which nothing serves hands over to the next, failback at once",
+            "tier 0, then 1: an operator switches, failback by an operator",
+            "exclusive: one backend is used at a time",
+            "no health check: a dead backend is found by requests that fail",
+        ] {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
+    }
+
+    #[test]
     fn a_valid_file_gives_a_summary() {
         let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("config.example.yaml");
         let (code, text) = check(&[example], Format::Text, true);

@@ -3,6 +3,7 @@
 //!
 //! Only reads the model; `check` prints it.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::time::Duration;
 
@@ -10,8 +11,9 @@ use serde_json::json;
 
 use crate::config::defaults::JITTER;
 use crate::config::model::{
-    Action, Balance, Config, HashBy, HealthCheck, HostPattern, Listener, Match, Mode, MysqlRole,
-    PathPattern, Pool, PostgresRole, ProbeKind, RedisRole,
+    Action, Backend, Balance, Config, Failback, Failover, FailoverMode, HashBy, HealthCheck,
+    HostPattern, Listener, Match, Mode, MysqlRole, PathPattern, Pool, PostgresRole, ProbeKind,
+    RedisRole,
 };
 use crate::config::units::show_duration;
 
@@ -52,16 +54,54 @@ fn pool(pool: &Pool, out: &mut dyn Write) -> io::Result<()> {
     let noun = if count == 1 { "backend" } else { "backends" };
     writeln!(out, "pool {}: {} over {count} {noun}", pool.name, balance(&pool.balance))?;
     for backend in pool.backends.iter().take(SHOWN) {
-        match backend.weight {
-            1 => writeln!(out, "  {}", backend.address)?,
-            weight => writeln!(out, "  {} weight {weight}", backend.address)?,
-        }
+        writeln!(out, "  {}{}", backend.address, of_backend(backend))?;
     }
     more(count, "backends", out)?;
-    match &pool.health_check {
-        None => writeln!(out, "  no health check: a dead backend is not taken out"),
-        Some(check) => writeln!(out, "  {}\n  {}", probe(check), detection(check)),
+    failover(pool, out)?;
+    match (&pool.health_check, &pool.outlier) {
+        (None, None) => writeln!(out, "  no health check: a dead backend is not taken out"),
+        (None, Some(_)) => {
+            writeln!(out, "  no health check: a dead backend is found by requests that fail")
+        }
+        (Some(check), _) => writeln!(out, "  {}\n  {}", probe(check), detection(check)),
     }
+}
+
+fn of_backend(backend: &Backend) -> String {
+    let mut text = String::new();
+    if backend.weight != 1 {
+        text += &format!(" weight {}", backend.weight);
+    }
+    if backend.tier != 0 {
+        text += &format!(" tier {}", backend.tier);
+    }
+    if let Some(most) = backend.max_requests {
+        text += &format!(" max_requests {most}");
+    }
+    text
+}
+
+/// What happens when a tier serves nothing; nothing is said of a pool that has just one.
+fn failover(pool: &Pool, out: &mut dyn Write) -> io::Result<()> {
+    let Failover { mode, failback, exclusive, .. } = &pool.failover;
+    let tiers: BTreeSet<u8> = pool.backends.iter().map(|backend| backend.tier).collect();
+    if *exclusive {
+        writeln!(out, "  exclusive: one backend is used at a time")?;
+    }
+    if tiers.len() < 2 {
+        return Ok(());
+    }
+    let tiers = tiers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", then ");
+    let mode = match mode {
+        FailoverMode::Automatic => "a tier in which nothing serves hands over to the next",
+        FailoverMode::Manual => "an operator switches",
+    };
+    let back = match failback {
+        Failback::Automatic => "failback at once".to_owned(),
+        Failback::Manual => "failback by an operator".to_owned(),
+        Failback::After(time) => format!("failback after {} of health", show_duration(*time)),
+    };
+    writeln!(out, "  tier {tiers}: {mode}, {back}")
 }
 
 fn more(count: usize, what: &str, out: &mut dyn Write) -> io::Result<()> {

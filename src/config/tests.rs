@@ -469,6 +469,48 @@ fn a_password_is_the_file_without_its_line_end_and_no_role_is_assumed() {
 }
 
 #[test]
+fn each_gap_is_warned_of_at_its_place() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/config/valid");
+    let loaded = run(&folder.join("would_not_fail_over.yaml")).expect("a valid file");
+    let found: Vec<_> = loaded.warnings.iter().map(|w| (w.path.as_str(), &*w.message)).collect();
+    let expected = [
+        ("pools.alone.backends", "nothing serves"),
+        ("pools.unprobed.backends[1]", "never probed"),
+        ("pools.blind.outlier", "neither a health check nor outlier"),
+        ("pools.elsewhere.health_check.address", "one address is probed"),
+        ("pools.elsewhere.health_check.interval_unsettled", "longer than interval"),
+        ("pools.once.retry.attempts", "nothing is sent again"),
+        ("pools.empty.retry", "nothing is sent again"),
+        ("pools.empty.backends[2]", "a weight above 0"),
+        ("listeners.web.routes[5].timeouts.request", "3 attempts x timeouts.connect"),
+        ("listeners.web.routes[5].timeouts.request", "timeouts.response (30s) is not below"),
+        ("listeners.web.routes[5].timeouts.request", "queue.timeout (5s) is not below"),
+        ("pools.flat.failover.mode", "no effect"),
+        ("pools.flat.failover.spill_below", "no effect"),
+        ("pools.flat.failover.failback", "no effect"),
+        ("pools.flat.failover.on_failback", "no effect"),
+        ("pools.never.failover.spill_below", "mode manual"),
+        ("pools.never.retry.hedge.after", "no second copy"),
+        ("pools.db.health_check.tcp", "may choose a replica"),
+        ("pools.db.failover.on_down", "the old primary"),
+        ("pools.db.retry.buffer", "only tcp listeners"),
+        ("pools.db.queue.priority_header", "only tcp listeners"),
+        ("pools.narrow.retry.on", "without `connect`"),
+        ("pools.narrow.retry.hedge", "an empty budget"),
+        ("pools.single.retry.attempts", "nothing is sent again"),
+        ("pools.single.retry.hedge", "with attempts: 1"),
+        ("pools.db2.health_check", "may choose a replica"),
+        ("pools.db4.health_check.postgres", "with role: any"),
+        ("pools.db5.health_check.redis", "both get writes"),
+    ];
+    for (path, part) in expected {
+        let there = found.iter().any(|(at, message)| *at == path && message.contains(part));
+        assert!(there, "{path}: {part} is not in {found:#?}");
+    }
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+}
+
+#[test]
 fn the_example_is_valid_short_and_what_the_demo_expects() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config.example.yaml");
     let text = fs::read_to_string(&path).expect("config.example.yaml");

@@ -132,7 +132,8 @@ pub(super) fn percent(text: &str, range: RangeInclusive<u32>) -> Result<u32, Wro
         return Err(wrong.help_if(share.map(|share| format!("write {}%", (share * 100.0).round()))));
     };
     if !digits(number) {
-        let whole = number.parse::<f64>().is_ok().then(|| "no fractions of a percent".to_owned());
+        let fraction = number.contains(['.', ',']);
+        let whole = fraction.then(|| "no fractions of a percent".to_owned());
         return Err(Wrong::new("not a share", allowed()).help_if(whole));
     }
     match number.parse::<u32>() {

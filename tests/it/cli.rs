@@ -45,7 +45,11 @@ fn said(output: &Output) -> (Option<i32>, String) {
 #[test]
 fn check_says_by_its_exit_code_what_a_file_is() {
     let folder = Folder::new();
-    let good = setup().http("web", "web").pool("web", ["127.0.0.1:9"], "health_check: {tcp: {}}");
+    let good = setup().http("web", "web").pool(
+        "web",
+        ["127.0.0.1:9", "127.0.0.1:10"],
+        "health_check: {tcp: {}}",
+    );
     folder.file("good.yaml", good.to_string());
     folder.file("warned.yaml", good.to_string().replace(", health_check: {tcp: {}}", ""));
     folder.file("bad.yaml", good.to_string().replace("backends", "backend"));

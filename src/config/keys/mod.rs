@@ -10,6 +10,8 @@ use failover::{FAILOVER, OUTLIER, QUEUE, RETRY};
 use super::shape::Keys;
 use super::shape::Shape::{List, Map, Named, Pairs, Text, TextOr, Texts};
 
+const OF_A_POOL: &str = "it belongs to a pool, or to `pool_defaults`";
+
 pub static FILE: Keys = Keys {
     place: "the file",
     known: &[
@@ -32,8 +34,13 @@ pub static FILE: Keys = Keys {
         ("upstreams", "call them `pools`"),
         ("clusters", "call them `pools`"),
         ("routes", "routes belong to a listener: listeners: {NAME: {routes: [...]}}"),
-        ("health_check", "it belongs to a pool, or to `pool_defaults`"),
-        ("keepalive", "it belongs to a pool, or to `pool_defaults`"),
+        ("health_check", OF_A_POOL),
+        ("keepalive", OF_A_POOL),
+        ("failover", OF_A_POOL),
+        ("outlier", OF_A_POOL),
+        ("retry", OF_A_POOL),
+        ("queue", OF_A_POOL),
+        ("slow_start", OF_A_POOL),
         ("threads", "call it `workers`"),
     ],
 };
@@ -145,6 +152,9 @@ static LISTENER: Keys = Keys {
         ("protocol", "call it `mode`"),
         ("backends", "backends belong to a pool, and the listener names the pool"),
         ("limits", "`limits` holds for the whole file"),
+        ("failover", OF_A_POOL),
+        ("retry", OF_A_POOL),
+        ("queue", OF_A_POOL),
     ],
 };
 
@@ -174,6 +184,8 @@ static ROUTE: Keys = Keys {
         ("add_prefix", "it belongs in `rewrite`: rewrite: {add_prefix: ...}"),
         ("backend", "name a pool: pool: NAME"),
         ("headers", "that is `request_headers` or `response_headers`"),
+        ("failover", OF_A_POOL),
+        ("retry", OF_A_POOL),
     ],
 };
 
@@ -241,6 +253,9 @@ static REWRITE: Keys = Keys {
 const POOL_LATER: &[&str] =
     &["sticky", "protocol", "tls", "send_proxy_protocol", "discover", "discovery"];
 
+const OF_A_BACKEND: &str =
+    "it belongs to a backend: {address: ..., weight: 2, tier: 1, max_requests: 200}";
+
 static POOL_DEFAULTS: Keys = Keys {
     place: "pool_defaults",
     known: &[
@@ -255,7 +270,12 @@ static POOL_DEFAULTS: Keys = Keys {
         ("slow_start", Text),
     ],
     later: POOL_LATER,
-    advice: &[("backends", "each pool has its own")],
+    advice: &[
+        ("backends", "each pool has its own"),
+        ("tier", OF_A_BACKEND),
+        ("max_requests", OF_A_BACKEND),
+        ("weight", OF_A_BACKEND),
+    ],
 };
 
 static POOL: Keys = Keys {
@@ -278,10 +298,11 @@ static POOL: Keys = Keys {
         ("endpoints", "call them `backends`"),
         ("hash", "it belongs in `balance`: balance: {hash: {by: client_ip}}"),
         ("algorithm", "call it `balance`"),
-        ("weight", "it belongs to a backend: {address: ..., weight: 2}"),
+        ("weight", OF_A_BACKEND),
         ("interval", "it belongs in `health_check`"),
-        ("tier", "it belongs to a backend: {address: ..., tier: 1}"),
-        ("max_requests", "it belongs to a backend: {address: ..., max_requests: 200}"),
+        ("tier", OF_A_BACKEND),
+        ("tiers", "each backend names its own: {address: ..., tier: 1}"),
+        ("max_requests", OF_A_BACKEND),
         ("exclusive", "it belongs in `failover`: failover: {exclusive: true}"),
         ("failback", "it belongs in `failover`: failover: {failback: ...}"),
         ("on_down", "it belongs in `failover`: failover: {on_down: ...}"),

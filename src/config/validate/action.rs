@@ -6,7 +6,7 @@ use http::{HeaderMap, StatusCode};
 use super::cx::{Cx, Reference};
 use super::edits::hop_by_hop;
 use super::http_words::{final_status, header_name, header_value};
-use super::words::{name, whole, word};
+use super::words::{name, weight, word};
 use crate::config::model::{Action, Match, Name, PathPattern};
 use crate::config::path::Path;
 use crate::config::raw;
@@ -64,7 +64,7 @@ fn split(cx: &mut Cx<'_>, at: &Path, pairs: raw::Pairs<String>) -> Option<Action
     for (key, text) in pairs.0 {
         let at = at.key(&key);
         let pool = cx.key(&at, &key, name);
-        let weight = cx.text(&at, Some(&text), |text| whole(text, 0..=1_000_000));
+        let weight = cx.text(&at, Some(&text), |text| weight(text, 0..=1_000_000));
         sound &= pool.is_some() && weight.is_some();
         if let Some((pool, weight)) = pool.zip(weight) {
             cx.references.push(Reference { at, pool: pool.clone(), by_key: true });

@@ -8,7 +8,7 @@ use crate::config::model::{Failback, Failover, FailoverMode, OnChange, WhenNoneS
 use crate::config::path::Path;
 use crate::config::raw;
 use crate::config::source::Wrong;
-use crate::config::units::percent;
+use crate::config::units::{duration, percent};
 
 const MODES: [(&str, FailoverMode); 2] =
     [("automatic", FailoverMode::Automatic), ("manual", FailoverMode::Manual)];
@@ -63,9 +63,12 @@ fn failback(cx: &mut Cx<'_>, at: &Path, raw: raw::Failback) -> Option<Failback> 
         raw::Failback::Parts { after } => {
             cx.missing(at, "after", "failback: {after: 30s}");
             cx.text(&at.key("after"), after.as_ref(), |text| {
-                let at_once = || "for at once write failback: automatic".to_owned();
-                let zero = crate::config::units::duration(text).is_ok_and(|d| d.is_zero());
-                positive_duration(text).map_err(|wrong| wrong.help_if(zero.then(at_once)))
+                let help = match text {
+                    "manual" | "automatic" => Some(format!("write failback: {text}")),
+                    text if is_zero(text) => Some("for at once write failback: automatic".into()),
+                    _ => None,
+                };
+                positive_duration(text).map_err(|wrong| wrong.help_if(help))
             })
             .map(Failback::After)
         }
@@ -87,12 +90,15 @@ fn on_change(cx: &mut Cx<'_>, at: &Path, raw: raw::OnChange) -> Option<OnChange>
             cx.missing(at, "close_after", "{close_after: 10s}");
             cx.text(&at.key("close_after"), close_after.as_ref(), |text| {
                 let at_once = || "for at once write `close` alone".to_owned();
-                let zero = crate::config::units::duration(text).is_ok_and(|d| d.is_zero());
-                positive_duration(text).map_err(|wrong| wrong.help_if(zero.then(at_once)))
+                positive_duration(text).map_err(|wrong| wrong.help_if(is_zero(text).then(at_once)))
             })
             .map(OnChange::CloseAfter)
         }
     }
+}
+
+fn is_zero(text: &str) -> bool {
+    duration(text).is_ok_and(|duration| duration.is_zero())
 }
 
 /// A pool's own keys over those of `pool_defaults`. `at` is the pool.

@@ -202,7 +202,7 @@ pub fn settle(
         address: over.address.or(under.address),
     };
     if check.timeout >= check.interval {
-        let place = if over.timeout.is_some() { at.key("timeout") } else { at };
+        let place = if over.timeout.is_some() { at.key("timeout") } else { at.clone() };
         let text = format!(
             "the probe's timeout ({}) is not below its interval ({}): a slow backend is probed \
              less often than the interval says",
@@ -210,6 +210,20 @@ pub fn settle(
             show_duration(check.interval)
         );
         cx.warn(&place, Wrong::plain(text));
+    }
+    if check.interval_unsettled > check.interval {
+        let place = if over.interval_unsettled.is_some() {
+            at.key("interval_unsettled")
+        } else {
+            at.clone()
+        };
+        let text = format!(
+            "interval_unsettled ({}) is longer than interval ({}): a backend that fails is probed \
+             less often than one that is well",
+            show_duration(check.interval_unsettled),
+            show_duration(check.interval)
+        );
+        cx.warn(&place, Wrong::plain(text).help("it is there to find out sooner: make it shorter"));
     }
     Some(check)
 }

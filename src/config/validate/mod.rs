@@ -14,6 +14,7 @@ mod edits;
 mod error_pages;
 mod failover;
 mod file;
+mod gaps;
 mod health;
 mod http_words;
 mod listener;

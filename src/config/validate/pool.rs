@@ -9,7 +9,7 @@ use super::cx::Cx;
 use super::health::{self, Setting};
 use super::http_words::header_name;
 use super::words::{or_off, positive_duration, whole, word};
-use super::{addresses, failover, outlier, retry, timeouts};
+use super::{addresses, failover, outlier, retry, timeouts, words};
 use crate::config::defaults;
 use crate::config::model::{Backend, Balance, HashBy, Keepalive, Name, Pool, TimeoutOverrides};
 use crate::config::path::Path;
@@ -199,12 +199,14 @@ fn backends(cx: &mut Cx<'_>, at: &Path, list: Vec<Option<raw::Backend>>) -> Vec<
                 (address, at.key("address"), weight, tier, max_requests)
             }
         };
-        let mut number = |key: &str, text: raw::Text, range| {
-            cx.text(&at.key(key), text.as_ref(), |text| whole(text, range))
-        };
-        let weight = number("weight", weight, 0..=65_535);
-        let tier = number("tier", tier, 0..=255);
-        let max_requests = number("max_requests", most, 1..=10_000_000);
+        let weight =
+            cx.text(&at.key("weight"), weight.as_ref(), |text| words::weight(text, 0..=65_535));
+        let tier = cx.text(&at.key("tier"), tier.as_ref(), |text| whole(text, 0..=255));
+        let max_requests = cx.text(&at.key("max_requests"), most.as_ref(), |text| {
+            let none = matches!(text, "0" | "off" | "none" | "unlimited");
+            let help = none.then(|| "for no limit leave `max_requests` out".to_owned());
+            whole(text, 1..=10_000_000).map_err(|wrong| wrong.help_if(help))
+        });
         let read = cx.text(&address_at, address.as_ref(), addresses::backend);
         let Some(read) = read else { continue };
         if let Some(first) = seen.insert(read.clone(), i) {

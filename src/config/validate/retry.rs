@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::HeaderName;
 
 use super::cx::Cx;
+use super::edits::hop_by_hop;
 use super::http_words::header_name;
 use super::words::{positive_duration, size_within, whole, word};
 use crate::config::defaults::{QUEUE_SIZE, QUEUE_TIMEOUT, RETRY};
@@ -61,13 +62,17 @@ pub fn setting(cx: &mut Cx<'_>, at: &Path, raw: raw::Retry) -> Option<Setting> {
     });
     let on = retry_on(cx, &at.key("on"), parts.on.as_ref());
     let hedge = parts.hedge.and_then(|raw| hedge(cx, &at.key("hedge"), raw));
-    let budget_percent =
-        cx.text(&at.key("budget"), parts.budget.as_ref(), |text| percent(text, 0..=100));
+    let budget_percent = cx.text(&at.key("budget"), parts.budget.as_ref(), |text| {
+        let off = text == "off";
+        let help = off.then(|| "for free retries alone write 0%, and budget_min: 0".to_owned());
+        percent(text, 0..=100).map_err(|wrong| wrong.help_if(help))
+    });
     let budget_min = cx.text(&at.key("budget_min"), parts.budget_min.as_ref(), |text| {
         whole(text, 0..=10_000).map(|n| n as u32)
     });
     let buffer_bytes = cx.text(&at.key("buffer"), parts.buffer.as_ref(), |text| {
-        size_within(text, BUFFER).map(|n| n as usize)
+        let help = (text == "off").then(|| "for no buffer write 0B".to_owned());
+        size_within(text, BUFFER).map(|n| n as usize).map_err(|wrong| wrong.help_if(help))
     });
     Some(Setting::Keys(Keys { attempts, on, hedge, budget_percent, budget_min, buffer_bytes }))
 }
@@ -96,7 +101,9 @@ fn retry_on(cx: &mut Cx<'_>, at: &Path, texts: Option<&raw::Texts>) -> Option<Re
                 "500" | "501" | "505" => {
                     Some("an answer that the application made is not asked for again")
                 }
-                "5xx" => Some("write [502, 503, 504]"),
+                "5xx" | "gateway-error" => Some("write [502, 503, 504]"),
+                "connect-failure" => Some("write connect"),
+                "all" => Some("leave `on` out: all of them is the default"),
                 "off" => Some("for no retry write retry: off"),
                 _ => None,
             };
@@ -192,7 +199,9 @@ pub fn queue(cx: &mut Cx<'_>, at: &Path, raw: raw::Queue) -> Option<QueueSetting
     });
     let timeout = cx.text(&at.key("timeout"), parts.timeout.as_ref(), positive_duration);
     let priority_header =
-        cx.text(&at.key("priority_header"), parts.priority_header.as_ref(), header_name);
+        cx.text(&at.key("priority_header"), parts.priority_header.as_ref(), |text| {
+            header_name(text).and_then(hop_by_hop)
+        });
     Some(QueueSetting::Keys(QueueKeys { size, timeout, priority_header }))
 }
 

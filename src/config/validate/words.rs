@@ -18,17 +18,20 @@ pub fn whole(text: &str, range: RangeInclusive<u64>) -> Result<u64, Wrong> {
     let allowed = format!("a whole number from {} to {}", range.start(), range.end());
     let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     if !plain {
-        let help = text
-            .strip_suffix('%')
-            .filter(|n| n.parse::<u64>().is_ok())
-            .map(|n| format!("write {n}: only the proportion counts"));
-        return Err(Wrong::new("not a whole number", allowed).help_if(help));
+        return Err(Wrong::new("not a whole number", allowed));
     }
     match text.parse::<u64>() {
         Ok(number) if range.contains(&number) => Ok(number),
         Ok(number) if number < *range.start() => Err(Wrong::new("too small", allowed)),
         _ => Err(Wrong::new("too large", allowed)),
     }
+}
+
+/// The same for a weight beside others.
+pub fn weight(text: &str, range: RangeInclusive<u64>) -> Result<u64, Wrong> {
+    let share = text.strip_suffix('%').filter(|n| n.parse::<u64>().is_ok());
+    let help = share.map(|n| format!("write {n}: only the proportion counts"));
+    whole(text, range).map_err(|wrong| wrong.help_if(help))
 }
 
 /// One of `words`, each standing for its value.
