@@ -492,7 +492,6 @@ fn each_gap_is_warned_of_at_its_place() {
         ("pools.never.failover.spill_below", "mode manual"),
         ("pools.never.retry.hedge.after", "no second copy"),
         ("pools.db.health_check.tcp", "may choose a replica"),
-        ("pools.db.failover.on_down", "the old primary"),
         ("pools.db.retry.buffer", "only tcp listeners"),
         ("pools.db.queue.priority_header", "only tcp listeners"),
         ("pools.narrow.retry.on", "without `connect`"),

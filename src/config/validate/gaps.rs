@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::cx::Cx;
 use crate::config::model::{
-    Action, BackendHost, Config, FailoverMode, HedgeAfter, Mode, MysqlRole, Name, OnChange, Pool,
+    Action, BackendHost, Config, FailoverMode, HedgeAfter, Mode, MysqlRole, Name, Pool,
     PostgresRole, ProbeKind, RedisRole, Timeouts,
 };
 use crate::config::path::Path;
@@ -185,13 +185,6 @@ fn exclusive(cx: &mut Cx<'_>, at: &Path, pool: &Pool) {
         let help = "for example: postgres: {user: monitor, role: primary}, redis: {role: master}, \
                     or http: {path: ...} of one that says 200 on the primary alone";
         cx.warn(&place(cx, at, &["health_check", key]), Wrong::plain(text).help(help));
-    }
-    if pool.failover.on_down == OnChange::Keep {
-        let wrong = Wrong::plain(
-            "connections to the old primary stay open while clients already write to the new one",
-        );
-        let at = place(cx, at, &["failover", "on_down"]);
-        cx.warn(&at, wrong.help("leave `on_down` out: it is close where exclusive is true"));
     }
 }
 
