@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use super::families::Rows;
 use super::view;
+use crate::health::failover;
 use crate::health::probe::Failure;
 use crate::lifecycle::phase::Phase;
 use crate::lifecycle::status::Status;
@@ -324,6 +325,17 @@ fn pool_state(fact: PoolFact, pool: &Pool, rows: &mut Rows<'_>) {
             for reason in Reason::ALL {
                 let with = pool.members.iter().filter(|member| member.state.has(reason)).count();
                 rows.count(&[name, reason.label()], with as u64);
+            }
+        }
+        PoolFact::ActiveTier => rows.count(&[name], view::in_use(pool).number.into()),
+        PoolFact::Moves => {
+            for (cause, moves) in failover::Cause::ALL.iter().zip(&pool.state.tiers.moves) {
+                rows.count(&[name, cause.label()], moves.get());
+            }
+        }
+        PoolFact::Alarms => {
+            for (alarm, on) in failover::Alarm::ALL.iter().zip(&pool.state.tiers.alarms) {
+                rows.count(&[name, alarm.label()], on.get().into());
             }
         }
     }

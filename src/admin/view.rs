@@ -1,4 +1,5 @@
 //! The stable text of `/readyz`: whether this process wants traffic, and with `?verbose` why.
+//! `tiers` writes the lines of a pool's tiers.
 //!
 //! Pure: `now` comes in, the facts are read off the snapshot and the status. Scripts may rely on
 //! the first line and on the form of the lines below it; changes here are announced.
@@ -8,8 +9,11 @@ use std::time::SystemTime;
 
 use crate::lifecycle::phase::Phase;
 use crate::lifecycle::status::Status;
-use crate::pool::Pool;
+use crate::pool::{Member, Pool};
 use crate::snapshot::Snapshot;
+
+mod tiers;
+pub use tiers::in_use;
 
 /// With more backends than this in the snapshot, only those that do not serve are listed.
 const LISTED_BACKENDS: usize = 1000;
@@ -81,7 +85,18 @@ fn pool(text: &mut String, pool: &Pool, list_all: bool) {
     let (name, all) = (&pool.config.name, pool.members.len());
     let _ = write!(text, "\npool {name}: {} of {all} serving", pool.serving());
     text.push_str(if list_all { "\n" } else { " (only the others are listed)\n" });
-    for member in &pool.members {
+    tiers::alarms(text, pool);
+    let shares = tiers::shares(pool);
+    for (tier, share) in pool.tiers.iter().zip(shares) {
+        if pool.tiers.len() > 1 || pool.config.failover.exclusive {
+            tiers::tier(text, pool, tier, share);
+        }
+        members(text, &pool.members[tier.places.clone()], list_all);
+    }
+}
+
+fn members(text: &mut String, members: &[Member], list_all: bool) {
+    for member in members {
         let mut reasons = member.state.reasons().map(|reason| reason.label()).peekable();
         if reasons.peek().is_some() {
             let _ = writeln!(

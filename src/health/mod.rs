@@ -5,10 +5,14 @@
 //! that changes its state. Only the record writes the bits `unverified`, `down` and `wrong_role`, the log
 //! event and the metric of a change. Data workers never wait for any of it: they read the bits.
 //!
+//! What then follows for its pool, `failover` decides: which tier is in use, and of an exclusive pool which
+//! backend. `task::standing` is the door that every change goes through, and does what it says.
+//!
 //! A new backend is `unverified` until its first verdict, which settles it at once; `apply` before a
 //! swap and wait for [`task::Settled`], and no client meets a dead backend.
 
 pub mod damping;
+pub mod failover;
 pub mod hysteresis;
 pub mod outlier;
 pub mod probe;

@@ -3,7 +3,7 @@
 //! Every cell has a single writer, so an increment is a plain load and store (measured against a
 //! shared histogram: 25 ns alone, 176 ns from two threads). Readers may see a value a moment old.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 /// Counts up. One writer.
@@ -38,6 +38,20 @@ impl Gauge {
     }
 
     pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// On or off. One writer.
+#[derive(Debug, Default)]
+pub struct Flag(AtomicBool);
+
+impl Flag {
+    pub fn set(&self, on: bool) {
+        self.0.store(on, Relaxed);
+    }
+
+    pub fn get(&self) -> bool {
         self.0.load(Relaxed)
     }
 }
@@ -289,6 +303,15 @@ pub struct BackendCells {
 pub fn attempt_failed(pool: &PoolCells, backend: &BackendCells, cause: crate::outcome::Cause) {
     pool.failures[cause.index()].inc();
     backend.failures[cause.index()].inc();
+}
+
+/// What the control thread says of a pool's tiers.
+#[derive(Debug, Default)]
+pub struct TierCells {
+    /// By `health::failover::Cause`.
+    pub moves: [Counter; 4],
+    /// By `health::failover::Alarm`.
+    pub alarms: [Flag; 3],
 }
 
 /// How many kinds of failed probes there are: `health::probe::Failure`.

@@ -89,6 +89,9 @@ pub enum PoolFact {
     Serving,
     /// Every reason, from the start.
     Reasons,
+    ActiveTier,
+    Moves,
+    Alarms,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,6 +191,15 @@ pub const ALL: &[Metric] = &[
     gauge("evenkeel_pool_backends_by_reason", &["pool", "reason"],
         PoolState(PoolFact::Reasons),
         "Backends that this reason keeps from serving; one may have several."),
+    gauge("evenkeel_pool_active_tier", &["pool"],
+        PoolState(PoolFact::ActiveTier),
+        "Number of the tier in use."),
+    counter("evenkeel_failovers_total", &["pool", "cause"],
+        PoolState(PoolFact::Moves),
+        "Changes of the tier in use, or of an exclusive pool's backend, by what caused them."),
+    gauge("evenkeel_pool_alarm", &["pool", "reason"],
+        PoolState(PoolFact::Alarms),
+        "1 while an operator should look at the pool's tiers, by reason, else 0."),
     counter("evenkeel_pool_requests_total", &["pool", "class"],
         PoolClasses(|c| &c.requests),
         "HTTP requests by the status class that the client got; none: it left first."),

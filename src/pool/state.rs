@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use super::queue::Waiting;
 use crate::config::model::Name;
-use crate::observe::cells::{BackendCells, PerWorker, PoolCells, ProbeCells};
+use crate::observe::cells::{BackendCells, PerWorker, PoolCells, ProbeCells, TierCells};
 
 /// Where a backend listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -252,6 +252,8 @@ impl BackendState {
 #[derive(Debug)]
 pub struct PoolState {
     pub cells: PerWorker<PoolCells>,
+    /// Written by the control thread.
+    pub tiers: TierCells,
     rule: Line<Rule>,
     /// Requests that wait for a backend.
     pub waiting: Waiting,
@@ -278,6 +280,7 @@ impl PoolState {
     pub fn new(workers: usize) -> PoolState {
         PoolState {
             cells: PerWorker::new(workers),
+            tiers: TierCells::default(),
             rule: Line::default(),
             waiting: Waiting::default(),
             retries: Line::default(),

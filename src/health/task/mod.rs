@@ -4,9 +4,11 @@
 //! Called by `lifecycle` before each swap with the pools of the snapshot to come. Decides nothing of
 //! states (`record`, `hysteresis`) or times (`schedule`). Loops (`probing`) end with their [`Health`].
 
+pub mod operate;
 mod probing;
 mod record;
 pub mod standing;
+mod told;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -70,6 +72,14 @@ struct Running {
 
 /// Ends a loop when dropped.
 struct Stop(JoinHandle<()>);
+
+impl Stop {
+    /// Until it has ended by itself.
+    async fn ended(mut self) {
+        // It fails only where it panicked, which was told.
+        let _ = (&mut self.0).await;
+    }
+}
 
 impl Drop for Stop {
     fn drop(&mut self) {
