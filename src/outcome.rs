@@ -56,12 +56,14 @@ pub enum Cause {
     Timeout,
     /// The backend stopped in the middle of a body, or was silent for `stream_idle`.
     Truncated,
+    /// Its backend was taken out, and what was in progress there was to be closed.
+    Released,
     /// We are stopping, and `drain_timeout` passed.
     Shutdown,
 }
 
 impl Cause {
-    pub const ALL: [Cause; 21] = [
+    pub const ALL: [Cause; 22] = [
         Cause::BadRequest,
         Cause::MethodNotAllowed,
         Cause::Denied,
@@ -82,6 +84,7 @@ impl Cause {
         Cause::Garbage,
         Cause::Timeout,
         Cause::Truncated,
+        Cause::Released,
         Cause::Shutdown,
     ];
 
@@ -113,6 +116,7 @@ impl Cause {
             Cause::Garbage => "garbage",
             Cause::Timeout => "timeout",
             Cause::Truncated => "truncated",
+            Cause::Released => "released",
             Cause::Shutdown => "shutdown",
         }
     }
@@ -133,6 +137,7 @@ impl Cause {
             | Cause::QueueTimeout
             | Cause::RateLimited
             | Cause::Shortage
+            | Cause::Released
             | Cause::Shutdown => Side::Proxy,
             Cause::Connect
             | Cause::ConnectTimeout
@@ -162,7 +167,7 @@ impl Cause {
             | Cause::QueueTimeout
             | Cause::Shortage
             | Cause::Shutdown => StatusCode::SERVICE_UNAVAILABLE,
-            Cause::Connect | Cause::Reset | Cause::Garbage | Cause::Truncated => {
+            Cause::Connect | Cause::Reset | Cause::Garbage | Cause::Truncated | Cause::Released => {
                 StatusCode::BAD_GATEWAY
             }
             Cause::ConnectTimeout | Cause::Timeout => StatusCode::GATEWAY_TIMEOUT,
@@ -192,6 +197,7 @@ impl Cause {
             Cause::Garbage => "The backend's answer is not valid HTTP.",
             Cause::Timeout => "The backend did not answer in time.",
             Cause::Truncated => "The backend's answer ended too soon.",
+            Cause::Released => "The backend was taken out of service before it answered.",
             Cause::Shutdown => "The load balancer is stopping.",
         }
     }
@@ -199,7 +205,7 @@ impl Cause {
     /// An attempt that failed of it may be followed by another, if what was sent of the request allows.
     pub fn is_retryable(self) -> bool {
         // What is a backend's doing, another backend may do better.
-        self.side() == Side::Backend
+        self.side() == Side::Backend || self == Cause::Released
     }
 }
 

@@ -37,6 +37,8 @@ struct Entry {
     waker: RefCell<Option<Waker>>,
     /// `Deadline`s that are handles to it.
     handles: Cell<usize>,
+    /// It was cut: expired, whatever is set.
+    cut: Cell<bool>,
 }
 
 const NEVER: u64 = u64::MAX;
@@ -131,6 +133,7 @@ impl Deadline {
             queued: Cell::new(NEVER),
             waker: RefCell::default(),
             handles: Cell::new(1),
+            cut: Cell::new(false),
         };
         Deadline { wheel: wheel.clone(), entry: Rc::new(entry) }
     }
@@ -139,6 +142,9 @@ impl Deadline {
     pub fn set(&self, after: Duration) {
         let ticks = after.as_nanos().div_ceil(TICK.as_nanos()) as u64;
         let at = self.wheel.now.get().saturating_add(ticks).saturating_add(1);
+        if self.entry.cut.get() {
+            return;
+        }
         self.entry.at.set(at.min(NEVER - 1));
         if self.entry.queued.get() > at {
             self.wheel.queue(&self.entry);
@@ -153,6 +159,26 @@ impl Deadline {
     }
 
     pub fn clear(&self) {
+        if !self.entry.cut.get() {
+            self.entry.at.set(NEVER);
+        }
+    }
+
+    /// It expires now, and stays expired whatever is set, until it is mended: what waits by it is to
+    /// end. Wakes whoever polled last.
+    pub fn cut(&self) {
+        self.entry.cut.set(true);
+        self.entry.at.set(0);
+        self.wake();
+    }
+
+    pub fn is_cut(&self) -> bool {
+        self.entry.cut.get()
+    }
+
+    /// After a cut: it is off, and can be set again.
+    pub fn mend(&self) {
+        self.entry.cut.set(false);
         self.entry.at.set(NEVER);
     }
 
@@ -295,6 +321,26 @@ mod tests {
         assert_eq!(Arc::strong_count(&count), 2);
         drop(deadline);
         assert_eq!(Arc::strong_count(&count), 1, "the wheel keeps nobody's task");
+    }
+
+    #[test]
+    fn one_that_is_cut_stays_expired_until_it_is_mended() {
+        let wheel = Wheel::new();
+        let count = Arc::<Count>::default();
+        let deadline = Deadline::new(&wheel);
+        deadline.set(Duration::from_secs(60));
+        let waker: Waker = count.clone().into();
+        assert!(deadline.poll(&mut Context::from_waker(&waker)).is_pending());
+        deadline.clone().cut();
+        assert_eq!(count.0.load(Ordering::Relaxed), 1);
+        deadline.clear();
+        deadline.set(Duration::from_secs(60));
+        assert!(deadline.expired() && deadline.is_cut());
+        deadline.mend();
+        assert!(!deadline.expired() && deadline.left().is_none());
+        deadline.set(Duration::from_secs(1));
+        wheel.advance(102);
+        assert!(deadline.expired() && !deadline.is_cut());
     }
 
     #[test]

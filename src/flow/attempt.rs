@@ -11,6 +11,7 @@ use http::{Method, StatusCode};
 
 use super::client::Client;
 use super::decide::Plan;
+use super::engaged::Entered;
 use super::head::{self, Rules};
 use crate::forward::buffer::Buffer;
 use crate::forward::connect::connect;
@@ -41,6 +42,8 @@ pub struct Answered {
     pub conn: Box<BackendConn>,
     /// Interim answers that the client has not been given.
     pub interims: Option<Box<Vec<ResponseHead>>>,
+    /// Dropped after the connection.
+    pub entered: Entered,
 }
 
 /// What the attempts of one request have in common.
@@ -65,6 +68,7 @@ impl Attempt<'_> {
         front: &mut Front<'_>,
         upload: &mut Upload,
     ) -> Result<Answered, Failed> {
+        let entered = self.client.worker.engaged.enter(lease.backend().id, &self.clocks.step);
         let mut kept = self.kept(lease);
         loop {
             let reused = kept.is_some();
@@ -84,10 +88,10 @@ impl Attempt<'_> {
                         && upload.sent() == Sent::Replayable
                     {
                         let gone = |cx: &mut Context<'_>| front.poll_gone(cx);
-                        let answered = Answered { answer, conn, interims: None };
+                        let answered = Answered { answer, conn, interims: None, entered };
                         return Box::pin(self.hold(answered, length, self.clocks, gone)).await;
                     }
-                    return Ok(Answered { answer, conn, interims: None });
+                    return Ok(Answered { answer, conn, interims: None, entered });
                 }
                 // The backend closed it while it was idle: once more, on a fresh one.
                 Err(Failed { cause: Cause::Reset, sent })
@@ -100,6 +104,7 @@ impl Attempt<'_> {
     /// The same for a request that has no body, without touching the client's side.
     pub async fn run_alone(&self, lease: &Lease, clocks: &Clocks) -> Result<Answered, Failed> {
         let worker = &self.client.worker;
+        let entered = worker.engaged.enter(lease.backend().id, &clocks.step);
         let mut kept = self.kept(lease);
         loop {
             let reused = kept.is_some();
@@ -130,7 +135,7 @@ impl Attempt<'_> {
                 Ok((answer, interims)) => {
                     let length = self.holds(&answer, &conn);
                     let interims = (!interims.is_empty()).then(|| Box::new(interims));
-                    let answered = Answered { answer, conn, interims };
+                    let answered = Answered { answer, conn, interims, entered };
                     return match length {
                         Some(length) => {
                             self.hold(answered, length, clocks, |_| Poll::Pending).await
@@ -215,6 +220,7 @@ impl Attempt<'_> {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) if is_shortage(&error) => return Err(refused(Cause::Shortage)),
             Ok(Err(_)) => return Err(refused(Cause::Connect)),
+            Err(Elapsed) if step.is_cut() => return Err(refused(Cause::Released)),
             Err(Elapsed) => return Err(refused(Cause::ConnectTimeout)),
         };
         let pool = lease.picker().pool();

@@ -171,7 +171,7 @@ async fn http2(client: Rc<Client>, conn: ClientConn, bounds: Bounds) {
 async fn upgraded(client: &Client, conn: ClientConn, upgrade: Upgrade) {
     let Upgrade { exchange, record, idle } = upgrade;
     let (mut stream, from_client) = conn.into_parts();
-    let Exchange { lease, conn: backend, .. } = exchange;
+    let Exchange { lease, conn: backend, entered: _entered, .. } = exchange;
     let (mut backend, from_backend) = backend.into_socket();
     let early = async {
         if let Some(early) = &from_client {
@@ -192,6 +192,7 @@ async fn upgraded(client: &Client, conn: ClientConn, upgrade: Upgrade) {
             judge::failed(&client.worker, &lease, Cause::Truncated);
             Some(Cause::Truncated)
         }
+        Some(End::Cut) => Some(Cause::Released),
         Some(End::ClientReset) | None => Some(Cause::ClientGone),
     };
     record.finish(failed);
@@ -209,13 +210,15 @@ async fn tcp(client: Rc<Client>, here: Here, picker: Rc<Picker>, mut stream: Cli
     client.session.begin();
     let reached = Box::pin(reach::reach(&client, &picker, &stream, timeouts.connect)).await;
     let failed = match reached {
-        Ok((lease, mut backend)) => {
-            let end = relay(&client, &lease, &mut stream, &mut backend, timeouts.tcp_idle).await;
-            let backend_failed = end == Some(End::BackendReset);
-            if backend_failed {
-                judge::failed(worker, &lease, Cause::Truncated);
+        Ok((lease, _entered, mut backend)) => {
+            match relay(&client, &lease, &mut stream, &mut backend, timeouts.tcp_idle).await {
+                Some(End::BackendReset) => {
+                    judge::failed(worker, &lease, Cause::Truncated);
+                    Some(Cause::Truncated)
+                }
+                Some(End::Cut) => Some(Cause::Released),
+                Some(End::Finished | End::ClientReset | End::Idle) | None => None,
             }
-            backend_failed.then_some(Cause::Truncated)
         }
         // It left while it waited: an ordinary disconnect is no news.
         Err(Cause::ClientGone) => None,
@@ -287,7 +290,7 @@ mod tests {
     fn connections_and_requests_stay_small() {
         let (idle, story) = (size(http), size_of_story(request::serve));
         assert!(idle <= 352, "an idle HTTP connection's task: {idle} bytes");
-        assert!(story <= 1664, "a request's story: {story} bytes");
+        assert!(story <= 1680, "a request's story: {story} bytes");
         assert!(size_of::<ClientConn>() <= 192, "{}", size_of::<ClientConn>());
     }
 }

@@ -152,10 +152,12 @@ impl Race<'_> {
             };
             drop(self.copies.swap_remove(at));
             match ended {
-                Ok(answered) => {
+                Ok(mut answered) => {
                     let trouble = Trouble::Status(answered.answer.status);
                     let config = &self.attempt.plan.picker.pool().config.retry;
                     let poor = retries.may(trouble, Sent::Replayable, config, attempts.min(1));
+                    // From here on the request waits by its own deadline.
+                    answered.entered.wait_by(&self.attempt.clocks.step);
                     if !poor {
                         return Poll::Ready(Ok((lease, answered)));
                     }

@@ -6,7 +6,7 @@
 //! writes down how it ended; `retry` says what may be tried again, `hedge` races two copies, `wait` stands
 //! in the pool's queue, `relay` is an answer that has begun, `reach` finds a stream its backend, `judge`
 //! is told of every attempt's end. `thread` is the data thread they run on, `arrivals` how connections come to
-//! it, `worker` what its tasks share, `sessions` its list of connections, `client` what the requests of
+//! it, `worker` what its tasks share, `engaged` what it has in progress with each backend, `sessions` its list of connections, `client` what the requests of
 //! one connection share.
 
 pub mod answer;
@@ -15,6 +15,7 @@ pub mod attempt;
 pub mod client;
 pub mod connection;
 pub mod decide;
+pub mod engaged;
 pub mod head;
 pub mod hedge;
 pub mod judge;

@@ -12,6 +12,7 @@ use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 
 use super::client::Client;
+use super::engaged::Entered;
 use super::judge;
 use super::retry::Retries;
 use super::wait::Wait;
@@ -31,7 +32,7 @@ pub async fn reach(
     picker: &Rc<Picker>,
     stream: &ClientStream,
     connect_timeout: Duration,
-) -> Result<(Lease, TcpStream), Cause> {
+) -> Result<(Lease, Entered, TcpStream), Cause> {
     let worker = &client.worker;
     let pool = picker.pool();
     let cells = pool.state.cells.of(worker.id);
@@ -60,6 +61,7 @@ pub async fn reach(
         }
         let backend = lease.backend();
         let Clocks { step, overall: Some(overall) } = &clocks else { break };
+        let entered = worker.engaged.enter(backend.id, step);
         let connecting = step.within(connect_timeout, connect(backend.addr));
         let cause = match overall.bound(connecting).await.unwrap_or(Err(Elapsed)) {
             Ok(Ok(stream)) => {
@@ -67,13 +69,16 @@ pub async fn reach(
                 cells.connect.observe(began.elapsed());
                 backend.cells.of(worker.id).connects.inc();
                 lease.observe_latency(began.elapsed().as_nanos() as u64, now_nanos);
-                return Ok((lease, stream));
+                return Ok((lease, entered, stream));
             }
             Ok(Err(error)) if is_shortage(&error) => return Err(Cause::Shortage),
             Ok(Err(_)) => Cause::Connect,
+            Err(Elapsed) if step.is_cut() => Cause::Released,
             Err(Elapsed) => Cause::ConnectTimeout,
         };
-        judge::failed(worker, &lease, cause);
+        if cause != Cause::Released {
+            judge::failed(worker, &lease, cause);
+        }
         retries.leave(&lease);
         retries.failed = Some(cause);
         if clocks.is_over() || !pool.config.retry.on.connect || pool.config.retry.attempts == 1 {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::decide::Plan;
+use super::engaged::Entered;
 use super::record::Record;
 use super::request::After;
 use super::worker::Worker;
@@ -30,6 +31,8 @@ use crate::route::headers;
 pub struct Exchange {
     pub lease: Lease,
     pub conn: Box<BackendConn>,
+    /// Dropped after the connection.
+    pub entered: Entered,
     /// How long the backend's connection may be kept after this request; zero is not at all.
     keep: Duration,
     /// Answered with 101.
@@ -44,14 +47,14 @@ impl Exchange {
     /// With what an attempt has brought.
     pub fn new(
         lease: Lease,
-        conn: Box<BackendConn>,
+        (conn, entered): (Box<BackendConn>, Entered),
         answer: &ResponseHead,
         masked: bool,
         in_progress: RequestGuard,
     ) -> Exchange {
         let keep = keeps(&lease, answer);
         let switches = answer.status == StatusCode::SWITCHING_PROTOCOLS;
-        Exchange { lease, conn, keep, switches, masked, _in_progress: in_progress }
+        Exchange { lease, conn, entered, keep, switches, masked, _in_progress: in_progress }
     }
 
     /// Begins the client's answer: its head, which goes out with the first of its body, and how that
@@ -88,12 +91,16 @@ impl Exchange {
     /// Ends the account of an answer, and keeps the backend's connection where that may be.
     pub fn end(self, end: End, record: &Record, front: &Front<'_>) -> After {
         let worker = &record.client.worker;
-        let Exchange { lease, conn, keep, masked, .. } = self;
+        let Exchange { lease, conn, entered, keep, masked, .. } = self;
         match end {
             End::Whole { reusable } => {
-                if reusable {
+                if reusable && !entered.is_ordered() {
                     put_by(worker, &lease, conn, keep);
+                } else {
+                    drop(conn);
                 }
+                // Before the record sets the deadline for what follows.
+                drop(entered);
                 if masked {
                     lease.picker().pool().state.cells.of(worker.id).masked.inc();
                 }
@@ -113,6 +120,10 @@ impl Exchange {
             }
             End::Over => {
                 record.finish(Some(Cause::Timeout));
+                After::Reset
+            }
+            End::Cut => {
+                record.finish(Some(Cause::Released));
                 After::Reset
             }
         }

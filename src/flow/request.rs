@@ -248,7 +248,7 @@ async fn forward(
             }
         };
         match tried {
-            Ok((lease, Answered { answer, conn, interims })) => {
+            Ok((lease, Answered { answer, conn, interims, entered })) => {
                 let answered = Instant::now();
                 cells.first_byte.observe(answered - record.started);
                 let took = (answered - began).as_nanos() as u64;
@@ -257,12 +257,15 @@ async fn forward(
                 if answer.status.is_server_error() {
                     next = retries.instead(record, plan, &lease, &answer, upload.sent());
                     if next.is_some() {
-                        relay::set_aside(worker, &lease, conn, &answer);
+                        if !entered.is_ordered() {
+                            relay::set_aside(worker, &lease, conn, &answer);
+                        }
                         continue;
                     }
                 }
                 attempt.pass_on(interims, front);
                 let masked = retries.masked;
+                let conn = (conn, entered);
                 return Ok((Exchange::new(lease, conn, &answer, masked, in_progress), answer));
             }
             Err(failed) if clocks.is_over() => return Err(counted(failed.cause, client)),

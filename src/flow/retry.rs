@@ -76,7 +76,7 @@ impl Trouble {
     fn is_on(self, on: &RetryOn) -> bool {
         match self {
             Trouble::Failed(Cause::Connect | Cause::ConnectTimeout) => on.connect,
-            Trouble::Failed(Cause::Reset) => on.reset,
+            Trouble::Failed(Cause::Reset | Cause::Released) => on.reset,
             Trouble::Failed(Cause::Garbage) => on.garbage,
             Trouble::Failed(Cause::Timeout) => on.timeout,
             Trouble::Failed(Cause::Truncated) => on.truncated,
@@ -89,7 +89,7 @@ impl Trouble {
     }
 
     fn is_free(self) -> bool {
-        let free = [Cause::Connect, Cause::ConnectTimeout, Cause::Reset];
+        let free = [Cause::Connect, Cause::ConnectTimeout, Cause::Reset, Cause::Released];
         matches!(self, Trouble::Failed(cause) if free.contains(&cause))
     }
 
@@ -233,13 +233,14 @@ mod tests {
     use super::*;
     use crate::config::defaults::RETRY;
 
-    const TROUBLES: [Trouble; 9] = [
+    const TROUBLES: [Trouble; 10] = [
         Trouble::Failed(Cause::Connect),
         Trouble::Failed(Cause::ConnectTimeout),
         Trouble::Failed(Cause::Reset),
         Trouble::Failed(Cause::Garbage),
         Trouble::Failed(Cause::Timeout),
         Trouble::Failed(Cause::Truncated),
+        Trouble::Failed(Cause::Released),
         Trouble::Status(StatusCode::BAD_GATEWAY),
         Trouble::Status(StatusCode::SERVICE_UNAVAILABLE),
         Trouble::Status(StatusCode::GATEWAY_TIMEOUT),

@@ -11,6 +11,7 @@ use tokio::runtime::LocalRuntime;
 use tokio::sync::{mpsc, oneshot};
 
 use super::arrivals::{self, Arrival};
+use super::engaged;
 use super::worker::{Shared, Worker};
 use crate::config::model::{BindAddr, Name};
 use crate::forward::session::Session;
@@ -137,7 +138,9 @@ async fn obey(worker: &Rc<Worker>, mut inbox: Inbox) {
                     }
                 });
             }
-            Some(Command::Release { .. }) => {}
+            Some(Command::Release { backend, after, done }) => {
+                engaged::release(worker, backend, after, done);
+            }
             Some(Command::Drain) => {
                 sockets.clear();
                 worker.sessions.drain();

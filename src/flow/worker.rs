@@ -11,6 +11,7 @@ use rustc_hash::FxHashMap;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::arrivals::Arrival;
+use super::engaged::Engaged;
 use super::hedge::Percentiles;
 use super::sessions::Sessions;
 use crate::config::model::{BindAddr, Name};
@@ -61,6 +62,7 @@ pub struct Worker {
     cache: RefCell<Cache<Arc<Current>, Arc<Snapshot>>>,
     view: RefCell<Rc<View>>,
     pub sessions: Rc<Sessions>,
+    pub engaged: Engaged,
 }
 
 /// A snapshot as this worker uses it.
@@ -133,6 +135,7 @@ impl Worker {
             cache: RefCell::new(cache),
             view: RefCell::new(view),
             sessions: Rc::default(),
+            engaged: Engaged::default(),
         })
     }
 

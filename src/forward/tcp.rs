@@ -43,6 +43,8 @@ pub enum End {
     BackendReset,
     /// Neither side sent anything for the idle time.
     Idle,
+    /// It was ordered to end.
+    Cut,
 }
 
 /// Which way bytes went.
@@ -91,11 +93,11 @@ pub async fn relay(
                 Broken::From => End::BackendReset,
                 Broken::To => End::ClientReset,
             }),
-            _ => deadline.poll(cx).map(|()| End::Idle),
+            _ => deadline.poll(cx).map(|()| if deadline.is_cut() { End::Cut } else { End::Idle }),
         }
     })
     .await;
-    if matches!(end, End::ClientReset | End::BackendReset) {
+    if matches!(end, End::ClientReset | End::BackendReset | End::Cut) {
         reset_on_close(client, backend);
     }
     end

@@ -34,3 +34,4 @@ mod smoke;
 mod tcp;
 mod testkit;
 mod tidy;
+mod tiers;

@@ -49,6 +49,11 @@ impl Clocks {
         self.overall.as_ref().map_or(Poll::Pending, |overall| overall.poll(cx))
     }
 
+    /// Why it ended, for which either has come.
+    fn why(&self) -> Cause {
+        if self.step.is_cut() { Cause::Released } else { Cause::Timeout }
+    }
+
     /// The whole request has had its time.
     pub fn is_over(&self) -> bool {
         self.overall.as_ref().is_some_and(Deadline::expired)
@@ -98,7 +103,10 @@ pub async fn ask(
             return Poll::Ready(Err(Cause::ClientGone));
         }
         clocks.poll(cx).map(|()| {
-            Err(if upload.waits_for_client() { Cause::ClientTimeout } else { Cause::Timeout })
+            Err(match upload.waits_for_client() {
+                true if !clocks.step.is_cut() => Cause::ClientTimeout,
+                true | false => clocks.why(),
+            })
         })
     })
     .await;
@@ -136,7 +144,7 @@ pub async fn ask_alone(
                     }
                 }
                 Poll::Ready(done) => return Poll::Ready(done),
-                Poll::Pending => return clocks.poll(cx).map(|()| Err(Cause::Timeout)),
+                Poll::Pending => return clocks.poll(cx).map(|()| Err(clocks.why())),
             }
         }
     })
@@ -165,7 +173,7 @@ pub async fn hold(
             return Poll::Ready(Err(Cause::ClientGone));
         }
         // Whatever it has had, it begins now.
-        clocks.poll(cx).map(Ok)
+        clocks.poll(cx).map(|()| if clocks.step.is_cut() { Err(Cause::Released) } else { Ok(()) })
     });
     let held = held.await;
     clocks.step.clear();
@@ -195,6 +203,8 @@ pub enum End {
     Gone,
     /// The whole request has had its time.
     Over,
+    /// It was ordered to end.
+    Cut,
 }
 
 /// Passes an answer on to its last byte, while the rest of the request goes up. `head` was begun by
@@ -238,6 +248,7 @@ pub async fn relay(
         }
         // Whose silence it was: bytes that the client does not take, or none that came.
         step.poll(cx).map(|()| match front.poll_flush(cx) {
+            _ if step.is_cut() => End::Cut,
             Poll::Ready(Ok(())) => End::Truncated,
             Poll::Ready(Err(_)) | Poll::Pending => End::Gone,
         })

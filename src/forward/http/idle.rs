@@ -63,6 +63,11 @@ impl Idle {
         });
     }
 
+    /// Drops those to one backend.
+    pub fn drop_all_of(&self, backend: u64) {
+        self.0.borrow_mut().remove(&backend);
+    }
+
     /// Drops everything: the worker stops.
     pub fn clear(&self) {
         self.0.borrow_mut().clear();

@@ -1,0 +1,180 @@
+//! What a worker has in progress with each backend, so that an order of the control thread can end it.
+//!
+//! Whoever picks a backend enters here at once, with the deadline that its task waits by, and leaves by
+//! dropping the guard, after its connection. Between a pick and its entry nothing else runs on the worker,
+//! and an order is sent after its backend has been taken out: so what is picked before an order is found
+//! by it, and what is picked after it knows of it. Decides nothing; costs a few stores a request.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::worker::Worker;
+use crate::timer::Deadline;
+
+/// A worker's list. A place that is left is taken again.
+#[derive(Debug, Default)]
+pub struct Engaged(Rc<RefCell<List>>);
+
+#[derive(Debug, Default)]
+struct List {
+    places: Vec<Place>,
+    free: Vec<u32>,
+    /// Counts entries, so that an order knows those that were there before it.
+    entered: u64,
+}
+
+#[derive(Debug)]
+struct Place {
+    /// 0 is nobody: no backend has that id.
+    backend: u64,
+    entry: u64,
+    deadline: Option<Deadline>,
+    /// Orders that wait for it to leave.
+    orders: Vec<mpsc::Sender<()>>,
+}
+
+/// In progress with a backend while it lives.
+#[derive(Debug)]
+pub struct Entered {
+    list: Rc<RefCell<List>>,
+    place: u32,
+}
+
+impl Engaged {
+    /// Right after a pick of the backend with this id; `deadline` is what the task waits by.
+    pub fn enter(&self, backend: u64, deadline: &Deadline) -> Entered {
+        let mut list = self.0.borrow_mut();
+        list.entered += 1;
+        let deadline = Some(deadline.clone());
+        let place = Place { backend, entry: list.entered, deadline, orders: Vec::new() };
+        let at = match list.free.pop() {
+            Some(at) => {
+                list.places[at as usize] = place;
+                at
+            }
+            None => {
+                list.places.push(place);
+                list.places.len() as u32 - 1
+            }
+        };
+        drop(list);
+        Entered { list: self.0.clone(), place: at }
+    }
+
+    /// Notes an order with all that is in progress with a backend. Returns the last entry that it means.
+    fn note(&self, backend: u64, done: &mpsc::Sender<()>) -> u64 {
+        let mut list = self.0.borrow_mut();
+        for place in list.places.iter_mut().filter(|place| place.backend == backend) {
+            place.orders.push(done.clone());
+        }
+        list.entered
+    }
+
+    /// Ends what is in progress with a backend, up to this entry.
+    fn cut(&self, backend: u64, last: u64) {
+        let list = self.0.borrow();
+        let meant = |place: &&Place| place.backend == backend && place.entry <= last;
+        list.places
+            .iter()
+            .filter(meant)
+            .filter_map(|p| p.deadline.as_ref())
+            .for_each(Deadline::cut);
+    }
+}
+
+impl Entered {
+    /// An order wants it to end, now or in a while: nothing of it is to be kept.
+    pub fn is_ordered(&self) -> bool {
+        !self.list.borrow().places[self.place as usize].orders.is_empty()
+    }
+
+    /// What waits by another deadline from now on.
+    pub fn wait_by(&mut self, deadline: &Deadline) {
+        let mut list = self.list.borrow_mut();
+        let place = &mut list.places[self.place as usize];
+        if let Some(before) = place.deadline.replace(deadline.clone())
+            && before.is_cut()
+        {
+            deadline.cut();
+        }
+    }
+
+    /// It was ended by an order, not by its backend.
+    pub fn is_cut(&self) -> bool {
+        let list = self.list.borrow();
+        list.places[self.place as usize].deadline.as_ref().is_some_and(Deadline::is_cut)
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let mut list = self.list.borrow_mut();
+        let place = &mut list.places[self.place as usize];
+        place.backend = 0;
+        if let Some(deadline) = place.deadline.take()
+            && deadline.is_cut()
+        {
+            // What follows, another attempt or an answer of our own, waits by it again.
+            deadline.mend();
+        }
+        if !place.orders.is_empty() {
+            place.orders.clear();
+        }
+        list.free.push(self.place);
+    }
+}
+
+/// Obeys an order: ends what is in progress with a backend, `after` this long, and lets go what is kept.
+/// The sender goes when all that was in progress has ended, however. When its receiver goes before the
+/// time has come, what is in progress may go on.
+pub fn release(worker: &Rc<Worker>, backend: u64, after: Option<Duration>, done: mpsc::Sender<()>) {
+    worker.idle.drop_all_of(backend);
+    let last = worker.engaged.note(backend, &done);
+    match after {
+        None => worker.engaged.cut(backend, last),
+        Some(after) => {
+            let worker = worker.clone();
+            tokio::task::spawn_local(async move {
+                // Who waits for the end must not wait for this task.
+                let recalled = done.downgrade();
+                drop(done);
+                tokio::time::sleep(after).await;
+                if recalled.upgrade().is_some_and(|done| !done.is_closed()) {
+                    worker.engaged.cut(backend, last);
+                }
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::timer::Wheel;
+
+    #[test]
+    fn an_order_finds_what_was_there_and_is_done_when_that_has_left() {
+        let (engaged, wheel) = (Engaged::default(), Wheel::new());
+        let deadlines: Vec<_> = (0..4).map(|_| Deadline::new(&wheel)).collect();
+        let first = engaged.enter(7, &deadlines[0]);
+        let other = engaged.enter(8, &deadlines[1]);
+        drop(engaged.enter(7, &deadlines[3]));
+        let (done, mut left) = mpsc::channel(1);
+        let last = engaged.note(7, &done);
+        drop(done);
+        let later = engaged.enter(7, &deadlines[2]);
+        engaged.cut(7, last);
+        assert!(first.is_cut() && first.is_ordered());
+        assert!(!other.is_cut() && !later.is_cut() && !later.is_ordered());
+        assert!(left.try_recv() == Err(mpsc::error::TryRecvError::Empty));
+        drop(first);
+        assert!(left.try_recv() == Err(mpsc::error::TryRecvError::Disconnected));
+        assert!(!deadlines[0].is_cut() && !deadlines[0].expired(), "mended");
+        drop((other, later));
+        assert_eq!(engaged.0.borrow().places.len(), 3);
+        assert_eq!(engaged.0.borrow().free.len(), 3);
+    }
+}
