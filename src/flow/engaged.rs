@@ -77,11 +77,11 @@ impl Engaged {
     fn cut(&self, backend: u64, last: u64) {
         let list = self.0.borrow();
         let meant = |place: &&Place| place.backend == backend && place.entry <= last;
-        list.places
-            .iter()
-            .filter(meant)
-            .filter_map(|p| p.deadline.as_ref())
-            .for_each(Deadline::cut);
+        let places = list.places.iter().filter(meant);
+        let deadlines: Vec<_> = places.filter_map(|place| place.deadline.clone()).collect();
+        // Whoever is woken may enter or leave.
+        drop(list);
+        deadlines.iter().for_each(Deadline::cut);
     }
 }
 
@@ -111,19 +111,20 @@ impl Entered {
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        let mut list = self.list.borrow_mut();
-        let place = &mut list.places[self.place as usize];
-        place.backend = 0;
-        if let Some(deadline) = place.deadline.take()
+        let (deadline, orders) = {
+            let mut list = self.list.borrow_mut();
+            list.free.push(self.place);
+            let place = &mut list.places[self.place as usize];
+            place.backend = 0;
+            (place.deadline.take(), std::mem::take(&mut place.orders))
+        };
+        if let Some(deadline) = &deadline
             && deadline.is_cut()
         {
             // What follows, another attempt or an answer of our own, waits by it again.
             deadline.mend();
         }
-        if !place.orders.is_empty() {
-            place.orders.clear();
-        }
-        list.free.push(self.place);
+        drop(orders);
     }
 }
 

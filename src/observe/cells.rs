@@ -312,6 +312,8 @@ pub struct TierCells {
     pub moves: [Counter; 4],
     /// By `health::failover::Alarm`.
     pub alarms: [Flag; 3],
+    /// An operator has switched away from a better tier: nothing fails back by itself.
+    pub held: Flag,
 }
 
 /// How many kinds of failed probes there are: `health::probe::Failure`.

@@ -68,6 +68,9 @@ pub(super) fn tier(text: &mut String, pool: &Pool, tier: &Tier, share: f64) {
 }
 
 pub(super) fn alarms(text: &mut String, pool: &Pool) {
+    if pool.state.tiers.held.get() {
+        text.push_str("  failback is held: an operator has switched\n");
+    }
     for (alarm, on) in Alarm::ALL.iter().zip(&pool.state.tiers.alarms) {
         if on.get() {
             let _ = writeln!(text, "  alarm: {}", alarm.label());
@@ -96,12 +99,14 @@ mod tests {
         let pool = Pool::new(config, members.collect(), sample.state.clone());
         pool.members[0].state.set(Reason::Down);
         pool.state.tiers.alarms[Alarm::Conflict.index()].set(true);
+        pool.state.tiers.held.set(true);
         let mut text = String::new();
         alarms(&mut text, &pool);
         for (one, share) in pool.tiers.iter().zip(shares(&pool)) {
             tier(&mut text, &pool, one, share);
         }
-        let expected = "  alarm: conflict
+        let expected = "  failback is held: an operator has switched
+  alarm: conflict
   tier 0, in use: weight 1 of 2 serves, 62.5 % of the load (keeps min(1, 1 / 2 / 80 %) = 62.5 % of what \
                         it is offered)
   tier 1: weight 2 of 2 serves, 37.5 % of the load (keeps min(1, 2 / 2 / 80 %) = 100.0 % of what it is \

@@ -119,6 +119,11 @@ impl Machine {
         step
     }
 
+    /// The pool was in no snapshot for a time: how long its tiers have been well is not known.
+    pub fn away(&mut self) {
+        self.well.clear();
+    }
+
     /// All connections of whoever was to leave are closed.
     pub fn left(&mut self, now: Duration, tiers: &[Tier]) -> Step {
         let Seat::Left { goal, .. } = self.seat else { return self.look(now, tiers) };

@@ -7,7 +7,7 @@
 //! floor in the right order, orders to the workers, one log event and one metric for each move.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -136,8 +136,11 @@ impl Standing {
     /// These are the pools of the snapshot that is published next, before anything else happens.
     pub fn apply(&self, pools: &[Arc<Pool>]) {
         let mut known = self.pools.borrow_mut();
-        for ruled in known.values_mut() {
-            ruled.pool = None;
+        let mut before = HashSet::new();
+        for (name, ruled) in known.iter_mut() {
+            if ruled.pool.take().is_some() {
+                before.insert(name.clone());
+            }
         }
         for pool in pools {
             self.words.repeat(pool);
@@ -150,6 +153,9 @@ impl Standing {
                 fading: Vec::new(),
             });
             ruled.pool = Some(pool.clone());
+            if !before.contains(&pool.config.name) {
+                ruled.machine.away();
+            }
             let chosen = ruled.machine.chosen();
             let has = |id| pool.members.iter().any(|member| member.state.id == id);
             let mut leave = ruled.machine.rule(rules);
@@ -211,6 +217,7 @@ impl Standing {
         // First what picks go by; the order to close finds nobody who came after it.
         pool.state.set_floor(ruled.machine.floor());
         pool.state.choose(ruled.machine.chosen());
+        pool.state.tiers.held.set(ruled.machine.is_held());
         if let Some(event) = step.event {
             ruled.fading.clear();
             if event.cause == Cause::Failback {
