@@ -1,12 +1,14 @@
 //! What does a pick cost? Each way to balance with 1 to 10,000 backends, lease taken and given back,
 //! against a baseline that increments an index. No system call should be seen at all.
 //!
-//! `half_down` is the same with every other backend down; `table` is what a reload pays for `hash`.
+//! `half_down` is the same with every other backend down, `guarded` with tiers, caps, a ramp and spilling;
+//! `table` is what a reload pays for `hash`.
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use evenkeel::config::defaults;
@@ -105,6 +107,26 @@ fn half_down(criterion: &mut Criterion) {
     }
 }
 
+/// What failover adds: a standby tier, caps, a ramp, and a share below which a tier spills.
+fn guarded(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("pick_guarded/least_requests");
+    for size in SIZES {
+        let mut members = members(size, |_| 1);
+        for (number, member) in members.iter_mut().enumerate() {
+            member.max_requests = Some(1_000);
+            member.tier = u8::from(number > 0 && number % 2 == 1);
+        }
+        let name = Name::new("web").expect("a valid name");
+        let failover = model::Failover { spill_below: Some(50), ..defaults::FAILOVER };
+        let slow_start = Some(Duration::from_secs(30));
+        let config = model::Pool { failover, slow_start, ..defaults::pool(name) };
+        let pool = Arc::new(Pool::new(config, members, Arc::new(PoolState::new(1))));
+        group.bench_with_input(BenchmarkId::from_parameter(size), &pool, |bencher, pool| {
+            measure(bencher, pool.clone());
+        });
+    }
+}
+
 fn table(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("table");
     group.sample_size(10);
@@ -120,5 +142,5 @@ fn table(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(picks, baseline, serving, weighted, half_down, table);
+criterion_group!(picks, baseline, serving, weighted, half_down, guarded, table);
 criterion_main!(picks);

@@ -5,6 +5,7 @@
 //! tier the pool's `balance` chooses, among members that serve, have room and were not tried. A [`Picker`]
 //! belongs to one worker; what it asks for (key, randomness, time) comes in an [`Ask`].
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -26,7 +27,12 @@ pub struct Picker {
     pool: Arc<Pool>,
     /// One a tier.
     turns: Box<[Turn]>,
+    /// One a tier, where tiers spill: what it keeps, and when that was worked out.
+    kept: Box<[Cell<(f64, u64)>]>,
 }
+
+/// How long what a tier keeps is believed: to work it out takes a look at every member.
+const KEPT_NANOS: u64 = 10_000_000;
 
 /// What a pick needs to know of its request.
 #[derive(Clone, Copy, Debug, Default)]
@@ -73,7 +79,8 @@ impl Picker {
     pub fn new(pool: Arc<Pool>) -> Picker {
         let turns = pool.tiers.iter().map(|tier| tier.balance.turn()).collect();
         let begun = pool.state.begun.fetch_add(1, Ordering::Relaxed);
-        let picker = Picker { pool, turns };
+        let kept = pool.tiers.iter().map(|_| Cell::new((0.0, u64::MAX))).collect();
+        let picker = Picker { pool, turns, kept };
         let tried = Tried::default();
         for (tier, turn) in picker.pool.tiers.iter().zip(&picker.turns) {
             let view = picker.view(tier, Ask::default(), &tried);
@@ -153,10 +160,18 @@ impl Picker {
     /// The same, each tier passing on what it does not keep; `None` where that finds nobody.
     fn spill(self: &Rc<Self>, below: u32, ask: Ask, tried: &Tried) -> Option<Lease> {
         let mut rng = fastrand::Rng::with_seed(!ask.draw);
-        let keeps = |&place: &usize| {
-            rng.f64() < self.pool.tiers[place].weights(&self.pool.members).kept(below)
-        };
+        let keeps = |&place: &usize| rng.f64() < self.kept(place, below, ask.now_nanos);
         self.order().filter(keeps).find_map(|place| self.of(place, ask, tried, Reasons::ALL))
+    }
+
+    fn kept(&self, place: usize, below: u32, now_nanos: u64) -> f64 {
+        let (kept, at) = self.kept[place].get();
+        if at <= now_nanos && now_nanos - at < KEPT_NANOS {
+            return kept;
+        }
+        let kept = self.pool.tiers[place].weights(&self.pool.members).kept(below);
+        self.kept[place].set((kept, now_nanos));
+        kept
     }
 
     /// A member of one tier, not minding other reasons than these.
