@@ -86,7 +86,8 @@ fn explains(
     let target = line.split(' ').nth(1).unwrap_or_default();
     let lengths = head.matches("content-length").count();
     let codings = || head.lines().filter(|l| l.starts_with("transfer-encoding"));
-    let plain = || codings().all(|l| l.split_once(':').is_some_and(|(_, v)| v.trim() == "chunked"));
+    let chunked = |l: &str| l.split_once(':').is_some_and(|(_, v)| v.trim() == "chunked");
+    let plain = || codings().count() < 2 && codings().all(chunked);
     let refused = ours.is_none();
     let bare_lf =
         rest.iter().enumerate().any(|(at, &b)| b == b'\n' && (at == 0 || rest[at - 1] != b'\r'));
