@@ -24,6 +24,7 @@ use crate::flow::arrivals::Arrival;
 use crate::flow::thread::{self, Command, Inbox};
 use crate::flow::worker::Shared;
 use crate::health::task::Health;
+use crate::health::task::outlier::Outliers;
 use crate::health::task::standing::{Orders, Release, Standing};
 use crate::lifecycle::phase::Phase;
 use crate::lifecycle::publish::{self, Publisher};
@@ -110,7 +111,8 @@ impl App {
             (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
         let doors = doors.into();
         let epoch = Instant::now();
-        let shared = Shared { current: current.clone(), status, gate, doors, epoch };
+        let (votes, voted) = mpsc::unbounded_channel();
+        let shared = Shared { current: current.clone(), status, gate, doors, votes, epoch };
         let context = admin::Context::new(current.clone(), shared.status.clone());
         tokio::task::spawn_local(admin::serve(admin_socket, Rc::new(context)));
         let (commands, threads, ended) = spawn_workers(&shared, arrivals).await?;
@@ -123,6 +125,7 @@ impl App {
             publisher: Publisher::new(current, workers),
             sockets: Sockets::default(),
             health: Health::new(standing.clone()),
+            outliers: Outliers::new(standing.clone(), epoch, voted, fastrand::Rng::new()),
             standing,
             workers: commands,
             addresses: Addresses::default(),

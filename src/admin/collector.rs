@@ -11,10 +11,11 @@ use std::time::{Duration, SystemTime};
 use super::families::Rows;
 use super::view;
 use crate::health::failover;
+use crate::health::outlier::Why;
 use crate::health::probe::Failure;
 use crate::lifecycle::phase::Phase;
 use crate::lifecycle::status::Status;
-use crate::observe::cells::{ByCause, ByClass, CLASSES, PerWorker, RETRIED_STATUSES};
+use crate::observe::cells::{ByCause, ByClass, CLASSES, PassiveCells, PerWorker, RETRIED_STATUSES};
 use crate::observe::metrics::{self, BackendFact, PoolFact, ProcessFact, Source, Verdict};
 use crate::outcome::{Cause, Side};
 use crate::pool::{Pool, Reason};
@@ -95,6 +96,9 @@ impl Scene {
             | Source::BackendProbes(_)
             | Source::BackendProbeFailures(_)
             | Source::BackendProbe(_)
+            | Source::BackendEjections(_)
+            | Source::BackendTrials(_)
+            | Source::BackendDisagreement(_)
             | Source::BackendState(_) => {
                 end = end.min(place.backend + PART);
                 for backend in &self.backends[place.backend..end] {
@@ -217,6 +221,11 @@ impl Scene {
             Source::BackendProbe(of) if checked => {
                 rows.count(&[name, label], of(&member.state.probes));
             }
+            Source::BackendEjections(_)
+            | Source::BackendTrials(_)
+            | Source::BackendDisagreement(_) => {
+                judgement(from, &member.state.passive, checked, &[name, label], rows);
+            }
             Source::BackendState(fact) => match fact {
                 BackendFact::InFlight => {
                     rows.count(&[name, label], member.state.in_flight().into())
@@ -338,6 +347,35 @@ fn pool_state(fact: PoolFact, pool: &Pool, rows: &mut Rows<'_>) {
                 rows.count(&[name, alarm.label()], on.get().into());
             }
         }
+    }
+}
+
+/// What passive judgement has counted of a backend; `of` is its pool and itself.
+fn judgement(
+    from: Source,
+    passive: &PassiveCells,
+    checked: bool,
+    of: &[&str; 2],
+    rows: &mut Rows<'_>,
+) {
+    let mut some = |label: &str, count: u64| {
+        if count > 0 {
+            rows.count(&[of[0], of[1], label], count);
+        }
+    };
+    match from {
+        Source::BackendEjections(get) => {
+            for (cause, ejections) in Why::LABELS.iter().zip(get(passive)) {
+                some(cause, ejections.get());
+            }
+        }
+        Source::BackendTrials(get) => {
+            for (result, trials) in ["passed", "failed"].iter().zip(get(passive)) {
+                some(result, trials.get());
+            }
+        }
+        Source::BackendDisagreement(get) if checked => rows.count(of, get(passive)),
+        _ => {}
     }
 }
 

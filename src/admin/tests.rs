@@ -153,6 +153,8 @@ fn count_something(snapshot: &Snapshot, status: &Status) {
     backend.probes.failed.add(3);
     backend.probes.failures[0].add(3);
     backend.probes.duration.observe(Duration::from_millis(1));
+    backend.passive.ejections[1].inc();
+    backend.passive.trials_failed.inc();
     backend.set(Reason::Down);
     status.limits.request_head.store(4, Relaxed);
     status.limits.open.store(3, Relaxed);
@@ -202,6 +204,9 @@ fn every_value_arrives_under_its_name() {
         r#"evenkeel_backend_requests_total{pool="web",backend="10.0.0.1:80",class="5xx"} 0"#,
         r#"evenkeel_backend_failures_total{pool="web",backend="10.0.0.0:80",cause="timeout"} 1"#,
         r#"evenkeel_backend_probes_total{pool="web",backend="10.0.0.0:80",result="failed"} 3"#,
+        r#"evenkeel_backend_ejections_total{pool="web",backend="10.0.0.0:80",cause="share"} 1"#,
+        r#"evenkeel_backend_trials_total{pool="web",backend="10.0.0.0:80",result="failed"} 1"#,
+        r#"evenkeel_backend_disagreement{pool="web",backend="10.0.0.0:80"} 0"#,
         r#"evenkeel_limit_hits_total{limit="request_head"} 4"#,
         r#"evenkeel_limit{limit="connections"} 100000"#,
         r#"evenkeel_limit{limit="open_files"} 1024"#,
@@ -400,8 +405,13 @@ fn metrics_come_whole_and_in_order_and_the_next_scrape_tells_the_time_of_this() 
             .iter()
             .map(|metric| metric.name)
             .filter(|name| {
-                let absent =
-                    ["backend_reason", "backend_failures_total", "backend_probe_failures_total"];
+                let absent = [
+                    "backend_reason",
+                    "backend_failures_total",
+                    "backend_probe_failures_total",
+                    "backend_ejections_total",
+                    "backend_trials_total",
+                ];
                 !absent.iter().any(|absent| *name == format!("evenkeel_{absent}"))
             })
             .collect();

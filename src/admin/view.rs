@@ -5,11 +5,12 @@
 //! the first line and on the form of the lines below it; changes here are announced.
 
 use std::fmt::Write;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use crate::health::outlier::Why;
 use crate::lifecycle::phase::Phase;
 use crate::lifecycle::status::Status;
-use crate::pool::{Member, Pool};
+use crate::pool::{Member, Pool, Reason};
 use crate::snapshot::Snapshot;
 
 mod tiers;
@@ -57,7 +58,7 @@ pub fn verbose(snapshot: &Snapshot, status: &Status, now: SystemTime) -> String 
     reload(&mut text, snapshot, status, now);
     let total: usize = snapshot.pools.iter().map(|pool| pool.members.len()).sum();
     for one in &snapshot.pools {
-        pool(&mut text, one, total <= LISTED_BACKENDS);
+        pool(&mut text, one, total <= LISTED_BACKENDS, now);
     }
     text
 }
@@ -81,7 +82,7 @@ fn reload(text: &mut String, snapshot: &Snapshot, status: &Status, now: SystemTi
     }
 }
 
-fn pool(text: &mut String, pool: &Pool, list_all: bool) {
+fn pool(text: &mut String, pool: &Pool, list_all: bool, now: SystemTime) {
     let (name, all) = (&pool.config.name, pool.members.len());
     let _ = write!(text, "\npool {name}: {} of {all} serving", pool.serving());
     text.push_str(if list_all { "\n" } else { " (only the others are listed)\n" });
@@ -91,33 +92,40 @@ fn pool(text: &mut String, pool: &Pool, list_all: bool) {
         if pool.tiers.len() > 1 || pool.config.failover.exclusive {
             tiers::tier(text, pool, tier, share);
         }
-        members(text, &pool.members[tier.places.clone()], list_all);
+        members(text, &pool.members[tier.places.clone()], list_all, now);
     }
 }
 
-fn members(text: &mut String, members: &[Member], list_all: bool) {
+fn members(text: &mut String, members: &[Member], list_all: bool, now: SystemTime) {
     for member in members {
         let mut reasons = member.state.reasons().map(|reason| reason.label()).peekable();
         if reasons.peek().is_some() {
-            let _ = writeln!(
-                text,
-                "  {} {}",
-                member.state.addr,
-                reasons.collect::<Vec<_>>().join(", ")
-            );
+            let reasons = reasons.collect::<Vec<_>>().join(", ");
+            let _ = writeln!(text, "  {} {reasons}{}", member.state.addr, ejection(member, now));
         } else if list_all {
             let _ = writeln!(text, "  {} serving", member.state.addr);
         }
     }
 }
 
+/// Why it is ejected, and for how long yet.
+fn ejection(member: &Member, now: SystemTime) -> String {
+    let passive = &member.state.passive;
+    let cause = Why::LABELS.get(passive.cause.get() as usize);
+    let Some(cause) = cause.filter(|_| member.state.has(Reason::Ejected)) else {
+        return String::new();
+    };
+    let until = SystemTime::UNIX_EPOCH + Duration::from_millis(passive.until_millis.get());
+    match until.duration_since(now) {
+        Ok(left) => format!(" ({cause}, {} s to go)", left.as_secs() + 1),
+        Err(_) => format!(" ({cause}, waits for its trial)"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::admin::tests::scene;
-    use crate::pool::Reason;
 
     #[test]
     fn ready_means_running_and_every_required_pool_serving() {
@@ -175,6 +183,20 @@ pool web: 1 of 3 serving
              did you mean pools?\nrestart needed: workers: 2 -> 4\n{pools}"
         );
         assert_eq!(verbose(&snapshot, &status, now), expected);
+    }
+
+    #[test]
+    fn an_ejected_one_is_told_with_its_cause_and_its_time() {
+        let snapshot = scene().backends(1).build();
+        let state = &snapshot.pools[0].members[0].state;
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        state.set(Reason::Ejected);
+        state.passive.cause.set(1);
+        state.passive.until_millis.set(1_007_500);
+        let text = |now| verbose(&snapshot, &Status::new(1, 0), now);
+        assert!(text(now).ends_with("  10.0.0.0:80 ejected (share, 8 s to go)\n"), "{}", text(now));
+        let later = text(now + Duration::from_secs(10));
+        assert!(later.ends_with("ejected (share, waits for its trial)\n"), "{later}");
     }
 
     #[test]

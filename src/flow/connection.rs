@@ -1,5 +1,6 @@
 //! One accepted socket, from accept to close: who may come in, then TCP or HTTP.
 
+use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -253,6 +254,7 @@ async fn relay(
     let session = &client.session;
     let cells = lease.backend().cells.of(client.worker.id);
     let ours = session.cells();
+    let said = Cell::new(false);
     let count = |way, bytes| match way {
         Way::ToBackend => {
             ours.received_bytes.add(bytes);
@@ -261,8 +263,12 @@ async fn relay(
         Way::ToClient => {
             cells.received_bytes.add(bytes);
             ours.sent_bytes.add(bytes);
+            if !said.replace(true) {
+                judge::streams(&client.worker, lease);
+            }
         }
     };
+    judge::reached(lease);
     let _open = cells.open.while_held();
     let Worker { buffers, pipes, .. } = &*client.worker;
     let relay = tcp::relay(stream, backend, buffers, pipes, &session.deadline, idle, count);

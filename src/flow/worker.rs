@@ -24,7 +24,7 @@ use crate::lifecycle::status::Status;
 use crate::listen::Gate;
 use crate::observe::limiter::Limiter;
 use crate::outcome::Cause;
-use crate::pool::Picker;
+use crate::pool::{BackendState, Picker};
 use crate::route::PoolId;
 use crate::snapshot::{Current, Listener, Snapshot};
 use crate::timer::Wheel;
@@ -40,6 +40,8 @@ pub struct Shared {
     pub gate: Arc<Gate>,
     /// Where each worker is handed connections that another accepted.
     pub doors: Arc<[UnboundedSender<Arrival>]>,
+    /// Where a backend goes of which traffic has said something that is to be decided at once.
+    pub votes: UnboundedSender<Arc<BackendState>>,
     /// When the process began: `now_nanos` of picks counts from here.
     pub epoch: Instant,
 }

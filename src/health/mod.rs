@@ -10,8 +10,13 @@
 //!
 //! A new backend is `unverified` until its first verdict, which settles it at once; `apply` before a
 //! swap and wait for [`task::Settled`], and no client meets a dead backend.
+//!
+//! Beside it, passive judgement: `flow::judge` counts how requests end, `task::outlier` brings that to the
+//! pool's judge (`outlier`, with `window` and `damping`), who says which backends are ejected and until
+//! when. `disagreement` is where the two do not agree.
 
 pub mod damping;
+pub mod disagreement;
 pub mod failover;
 pub mod hysteresis;
 pub mod outlier;

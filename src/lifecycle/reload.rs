@@ -21,6 +21,7 @@ use crate::config::model::{Config, Name};
 use crate::config::{self, LoadError, Loaded};
 use crate::flow::thread::Command;
 use crate::health::task::Health;
+use crate::health::task::outlier::Outliers;
 use crate::health::task::standing::Standing;
 use crate::listen::{BindError, Gate};
 use crate::observe::log;
@@ -74,6 +75,7 @@ pub struct Applier {
     pub publisher: Publisher,
     pub sockets: Sockets,
     pub health: Health,
+    pub outliers: Outliers,
     pub standing: Rc<Standing>,
     pub workers: Vec<UnboundedSender<Command>>,
     pub addresses: Addresses,
@@ -122,6 +124,7 @@ impl Applier {
         let snapshot = self.publisher.build(config, &addresses)?;
         self.health.apply(&snapshot.pools).wait().await;
         self.standing.apply(&snapshot.pools);
+        self.outliers.apply(&snapshot.pools);
         self.publisher.publish(snapshot.clone());
         self.addresses = addresses;
         self.gate.recheck();

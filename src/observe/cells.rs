@@ -3,6 +3,7 @@
 //! Every cell has a single writer, so an increment is a plain load and store (measured against a
 //! shared histogram: 25 ns alone, 176 ns from two threads). Readers may see a value a moment old.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -52,6 +53,20 @@ impl Flag {
     }
 
     pub fn get(&self) -> bool {
+        self.0.load(Relaxed)
+    }
+}
+
+/// The last value set. One writer.
+#[derive(Debug, Default)]
+pub struct Shown(AtomicU64);
+
+impl Shown {
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
 }
@@ -296,6 +311,13 @@ pub struct BackendCells {
     pub sent_bytes: Counter,
     /// Open connections, idle ones included.
     pub open: Gauge,
+    /// Requests and streams that went well, as far as it goes to say so, and those that failed.
+    pub good: Counter,
+    pub bad: Counter,
+    /// Counted as good at first; then the answer broke off.
+    pub broken: Counter,
+    /// Times to the heads of its answers; only where the pool judges by them.
+    pub times: OnceLock<Box<Times>>,
 }
 
 /// Counts an attempt that failed at a backend, for the pool and for the backend: the pool's count
@@ -314,6 +336,24 @@ pub struct TierCells {
     pub alarms: [Flag; 3],
     /// An operator has switched away from a better tier: nothing fails back by itself.
     pub held: Flag,
+}
+
+/// How many causes of an ejection there are: `health::outlier::Why`.
+pub const EJECTIONS: usize = 5;
+
+/// What the control thread counts of the passive judgement of one backend.
+#[derive(Debug, Default)]
+pub struct PassiveCells {
+    /// By `health::outlier::Why`, in the order of its `LABELS`.
+    pub ejections: [Counter; EJECTIONS],
+    pub trials_passed: Counter,
+    pub trials_failed: Counter,
+    /// Its last ejection: the cause's place in the same order, and when its trial may come, in
+    /// milliseconds since 1970.
+    pub cause: Shown,
+    pub until_millis: Shown,
+    /// 1 while probes and traffic have disagreed for long, else 0.
+    pub disagreement: Shown,
 }
 
 /// How many kinds of failed probes there are: `health::probe::Failure`.

@@ -6,8 +6,8 @@
 //! 10,000 backends stay a scrape one can afford.
 
 use super::cells::{
-    BackendCells, ByCause, ByClass, Counter, Histogram, ListenerCells, PROBE_FAILURES, PoolCells,
-    ProbeCells, RetriedStatuses,
+    BackendCells, ByCause, ByClass, Counter, EJECTIONS, Histogram, ListenerCells, PROBE_FAILURES,
+    PassiveCells, PoolCells, ProbeCells, RetriedStatuses,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +66,12 @@ pub enum Source {
     BackendProbeFailures(fn(&ProbeCells) -> &[Counter; PROBE_FAILURES]),
     /// Only for pools with a health check.
     BackendProbe(fn(&ProbeCells) -> u64),
+    /// Only causes that there were.
+    BackendEjections(fn(&PassiveCells) -> &[Counter; EJECTIONS]),
+    /// Passed and failed, once there is one.
+    BackendTrials(fn(&PassiveCells) -> [&Counter; 2]),
+    /// Only for pools with a health check.
+    BackendDisagreement(fn(&PassiveCells) -> u64),
     /// The same, summed over the pool's backends.
     PoolProbe(fn(&ProbeCells) -> u64),
     /// What a pool of the current snapshot is, beyond its cells.
@@ -304,6 +310,15 @@ pub const ALL: &[Metric] = &[
     counter("evenkeel_backend_state_changes_total", &["pool", "backend"],
         BackendProbe(|c| c.changes.get()),
         "Changes of its state by the health check, either way."),
+    counter("evenkeel_backend_ejections_total", &["pool", "backend", "cause"],
+        BackendEjections(|c| &c.ejections),
+        "Ejections for what traffic says of it, by cause; a series begins with the first."),
+    counter("evenkeel_backend_trials_total", &["pool", "backend", "result"],
+        BackendTrials(|c| [&c.trials_passed, &c.trials_failed]),
+        "Single requests that tried it while it was ejected, by result (passed, failed)."),
+    gauge("evenkeel_backend_disagreement", &["pool", "backend"],
+        BackendDisagreement(|c| c.disagreement.get()),
+        "1 while its probes and its traffic have disagreed for 30 s or longer, else 0."),
     // Limits
     counter("evenkeel_limit_hits_total", &["limit"],
         Process(P::LimitHits),

@@ -15,6 +15,7 @@ pub mod queue;
 pub(crate) mod sample;
 pub mod state;
 pub mod tier;
+mod trial;
 
 #[cfg(test)]
 mod tests;

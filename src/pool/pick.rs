@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use super::balance::{Turn, View};
 use super::state::Reasons;
 use super::{Lease, Member, Pool, Tier};
-use crate::config::model::{FailoverMode, WhenNoneServe};
+use crate::config::model::WhenNoneServe;
 
 /// Of a larger pool only so many members are begun with.
 const STARTS: usize = 64;
@@ -111,11 +111,24 @@ impl Picker {
             return Ok(lease);
         }
         match self.why(Reasons::ALL, tried) {
-            NoPick::NoneServing if failover.when_none_serve == WhenNoneServe::TryAll => self
-                .walk(ask, tried, Reasons::BINDING)
-                .ok_or_else(|| self.why(Reasons::BINDING, tried)),
+            NoPick::NoneServing => self.at_worst(ask, tried),
             why => Err(why),
         }
+    }
+
+    /// None serves: then one that is only ejected is better than nothing, and with `try_all` any.
+    fn at_worst(self: &Rc<Self>, ask: Ask, tried: &Tried) -> Result<Lease, NoPick> {
+        let try_all = self.pool.config.failover.when_none_serve == WhenNoneServe::TryAll;
+        let mut why = NoPick::NoneServing;
+        for against in [Reasons::BUT_EJECTED, Reasons::BINDING] {
+            if why == NoPick::NoneServing && (against == Reasons::BUT_EJECTED || try_all) {
+                match self.walk(ask, tried, against) {
+                    Some(lease) => return Ok(lease),
+                    None => why = self.why(against, tried),
+                }
+            }
+        }
+        Err(why)
     }
 
     /// The same in the order of those who wait: while somebody does, nobody who comes later goes first.
@@ -138,30 +151,16 @@ impl Picker {
         Lease::new(self.clone(), index)
     }
 
-    /// The places of the tiers in the order in which they are asked.
-    fn order(&self) -> impl Iterator<Item = usize> + use<> {
-        let tiers = &self.pool.tiers;
-        let floor = self.pool.state.floor();
-        let first = match tiers.len() {
-            1 => 0,
-            // A floor above every tier is left over from an older configuration.
-            _ => tiers.iter().position(|tier| tier.number >= floor).unwrap_or(0),
-        };
-        let all = tiers.len();
-        let most = if self.pool.config.failover.mode == FailoverMode::Manual { 1 } else { all };
-        (0..most).map(move |step| (first + step) % all)
-    }
-
     /// The first tier that has somebody, not minding other reasons than these.
     fn walk(self: &Rc<Self>, ask: Ask, tried: &Tried, against: Reasons) -> Option<Lease> {
-        self.order().find_map(|place| self.of(place, ask, tried, against))
+        self.pool.order().find_map(|place| self.of(place, ask, tried, against))
     }
 
     /// The same, each tier passing on what it does not keep; `None` where that finds nobody.
     fn spill(self: &Rc<Self>, below: u32, ask: Ask, tried: &Tried) -> Option<Lease> {
         let mut rng = fastrand::Rng::with_seed(!ask.draw);
         let keeps = |&place: &usize| rng.f64() < self.kept(place, below, ask.now_nanos);
-        self.order().filter(keeps).find_map(|place| self.of(place, ask, tried, Reasons::ALL))
+        self.pool.order().filter(keeps).find_map(|place| self.of(place, ask, tried, Reasons::ALL))
     }
 
     fn kept(&self, place: usize, below: u32, now_nanos: u64) -> f64 {
@@ -215,18 +214,6 @@ impl Picker {
         }
     }
 
-    /// One that is ejected and may show with this request whether it is well again.
-    fn trial(self: &Rc<Self>, ask: Ask, tried: &Tried) -> Option<Lease> {
-        let members = self.pool.members.iter().enumerate();
-        let (index, _) = members.into_iter().find(|(index, member)| {
-            member.state.has_trial()
-                && !tried.has(*index)
-                && !member.state.any(Reasons::BUT_EJECTED)
-                && member.state.take_trial(ask.safe)
-        })?;
-        Lease::new(self.clone(), index)
-    }
-
     /// The one that is used of an exclusive pool.
     fn chosen(self: &Rc<Self>, tried: &Tried) -> Result<Lease, NoPick> {
         let chosen = self.pool.state.chosen().ok_or(NoPick::NoneServing)?;
@@ -242,7 +229,7 @@ impl Picker {
     /// Why nobody was found, where other reasons than these are not minded.
     fn why(&self, against: Reasons, tried: &Tried) -> NoPick {
         let mut why = NoPick::NoneServing;
-        for place in self.order() {
+        for place in self.pool.order() {
             for index in self.pool.tiers[place].places.clone() {
                 let Member { state, weight, .. } = &self.pool.members[index];
                 if *weight == 0 || state.any(against) {

@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use super::queue::Waiting;
 use crate::config::model::Name;
-use crate::observe::cells::{BackendCells, PerWorker, PoolCells, ProbeCells, TierCells};
+use crate::observe::cells::{
+    BackendCells, PassiveCells, PerWorker, PoolCells, ProbeCells, TierCells,
+};
 
 /// Where a backend listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -95,6 +97,8 @@ pub struct BackendState {
     pub cells: PerWorker<BackendCells>,
     /// Written by the control thread.
     pub probes: ProbeCells,
+    /// Written by the control thread.
+    pub passive: PassiveCells,
 }
 
 /// Keeps what is written often off the cache line of what is read often.
@@ -106,7 +110,7 @@ pub(super) struct Line<T>(pub T);
 #[derive(Debug, Default)]
 struct Standing {
     reasons: AtomicU32,
-    /// Failures in a row, over all workers.
+    /// Failures in a row, over all workers; the top bit says that an answer broke off among them.
     failing: AtomicU32,
     /// When the last of them was.
     failed_at_nanos: AtomicU64,
@@ -118,14 +122,38 @@ struct Standing {
     back_at_nanos: AtomicU64,
 }
 
-/// Which request may be the one that an ejected backend gets.
+/// The one request that an ejected backend gets, and how it goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trial {
     None = 0,
-    /// One that may safely be sent again elsewhere.
+    /// There is one, for a request that may safely be sent again elsewhere.
     Safe = 1,
+    /// There is one, for whatever comes.
     Any = 2,
+    /// A request is trying it.
+    Taken = 3,
+    /// The same, and its answer has begun, or (a stream) it has a connection.
+    Reached = 4,
+    Passed = 5,
+    Failed = 6,
 }
+
+impl Trial {
+    fn of(number: u32) -> Trial {
+        match number {
+            1 => Trial::Safe,
+            2 => Trial::Any,
+            3 => Trial::Taken,
+            4 => Trial::Reached,
+            5 => Trial::Passed,
+            6 => Trial::Failed,
+            _ => Trial::None,
+        }
+    }
+}
+
+/// In `failing`: an answer broke off.
+const BROKEN: u32 = 1 << 31;
 
 #[derive(Debug, Default)]
 pub(super) struct Load {
@@ -147,6 +175,7 @@ impl BackendState {
             load: Line::default(),
             cells: PerWorker::new(workers),
             probes: ProbeCells::default(),
+            passive: PassiveCells::default(),
         }
     }
 
@@ -180,23 +209,30 @@ impl BackendState {
         self.standing.0.reasons.fetch_and(!reason.bit(), Ordering::SeqCst) & reason.bit() != 0
     }
 
-    /// An attempt at it failed. Returns how many in a row that makes, over all workers.
-    pub fn failed(&self, now_nanos: u64) -> u32 {
-        self.standing.0.failed_at_nanos.store(now_nanos, Ordering::Relaxed);
+    /// An attempt at it failed; `broken`: with an answer that broke off. Returns how many in a row that
+    /// makes, over all workers.
+    pub fn failed(&self, now_nanos: u64, broken: bool) -> u32 {
+        let Standing { failing, failed_at_nanos, .. } = &self.standing.0;
+        failed_at_nanos.store(now_nanos, Ordering::Relaxed);
+        if broken {
+            failing.fetch_or(BROKEN, Ordering::Relaxed);
+        }
         // At two thousand million it would begin anew.
-        self.standing.0.failing.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
+        (failing.fetch_add(1, Ordering::Relaxed) & !BROKEN).wrapping_add(1)
     }
 
-    /// An attempt at it went well. True if that ended a row of failures.
-    pub fn succeeded(&self) -> bool {
+    /// An attempt at it went well, up to the head of its answer or (`whole`) to its end. True if that
+    /// ended a row of failures: a head ends none in which answers broke off.
+    pub fn succeeded(&self, whole: bool) -> bool {
         let failing = &self.standing.0.failing;
         // A store only when there is something to forget: otherwise the line stays shared.
-        failing.load(Ordering::Relaxed) != 0 && failing.swap(0, Ordering::Relaxed) != 0
+        let row = failing.load(Ordering::Relaxed);
+        row != 0 && (whole || row & BROKEN == 0) && failing.swap(0, Ordering::Relaxed) != 0
     }
 
     /// Failures in a row, a moment old.
     pub fn failing(&self) -> u32 {
-        self.standing.0.failing.load(Ordering::Relaxed)
+        self.standing.0.failing.load(Ordering::Relaxed) & !BROKEN
     }
 
     /// When it last failed, in nanoseconds since the process began.
@@ -218,18 +254,28 @@ impl BackendState {
         self.standing.0.trial.store(trial as u32, Ordering::Relaxed);
     }
 
+    /// As it is now.
+    pub fn trial(&self) -> Trial {
+        Trial::of(self.standing.0.trial.load(Ordering::Relaxed))
+    }
+
+    /// A trial is there for a request to take.
     pub fn has_trial(&self) -> bool {
-        self.standing.0.trial.load(Ordering::Relaxed) != Trial::None as u32
+        matches!(self.trial(), Trial::Safe | Trial::Any)
     }
 
     /// Takes the trial, if there is one for a request of this kind; only one request can.
     pub fn take_trial(&self, safe: bool) -> bool {
+        let there = self.trial();
+        let fits = there == Trial::Any || (safe && there == Trial::Safe);
+        fits && self.move_trial(there, Trial::Taken)
+    }
+
+    /// From one state to another; false, and nothing happens, if it is not in the first.
+    pub fn move_trial(&self, from: Trial, to: Trial) -> bool {
+        let (from, to) = (from as u32, to as u32);
         let trial = &self.standing.0.trial;
-        let there = trial.load(Ordering::Relaxed);
-        let fits = there == Trial::Any as u32 || (safe && there == Trial::Safe as u32);
-        fits && trial
-            .compare_exchange(there, Trial::None as u32, Ordering::Relaxed, Ordering::Relaxed)
-            .is_ok()
+        trial.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     /// For the control thread: it is back since `at_nanos`; its weight ramps up from there.

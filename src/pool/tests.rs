@@ -91,9 +91,18 @@ fn expected(pool: &Pool, tried: &Tried, held: &HashMap<usize, u32>) -> Result<Ve
         let Member { state, weight, .. } = &pool.members[at];
         *weight > 0 && !state.reasons().any(binding)
     };
+    let only_ejected = |at: &usize| {
+        let Member { state, weight, .. } = &pool.members[*at];
+        *weight > 0 && state.reasons().all(|reason| reason == Reason::Ejected)
+    };
     let none_serves = !tiers.iter().flatten().any(serving);
+    let some_ejected = tiers.iter().flatten().any(only_ejected);
     let all = none_serves && failover.when_none_serve == WhenNoneServe::TryAll;
-    let counts = |at: &usize| if all { usable(at) } else { serving(at) };
+    let counts = |at: &usize| match none_serves {
+        true if some_ejected => only_ejected(at),
+        true if all => usable(at),
+        _ => serving(at),
+    };
     let room = |at: &usize| {
         let held = held.get(at).copied().unwrap_or(0);
         pool.members[*at].max_requests.is_none_or(|most| held < most)

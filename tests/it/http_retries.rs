@@ -176,7 +176,10 @@ fn every_way_to_fail_before_an_answer_is_retried() {
 fn retries_beyond_the_first_are_bounded_by_a_budget() {
     let failing = [Backend::doing("a", "reset"), Backend::doing("b", "reset")];
     let slow = Backend::doing("c", "slow 1500");
-    let (proxy, _) = first(failing.iter().chain([&slow]));
+    let all = failing.iter().chain([&slow]);
+    let config = setup().set("workers: 1").http("web", "web");
+    let config = config.pool("web", all, "balance: first, outlier: off");
+    let proxy = Proxy::start(config);
     let address = proxy.address("web");
     let clients: Vec<_> = (0..12)
         .map(|_| thread::spawn(move || crate::harness::get(address, "/").unwrap().status))

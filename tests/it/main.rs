@@ -25,6 +25,7 @@ mod http_retries;
 mod http_streams;
 mod limits;
 mod masking;
+mod outlier;
 mod peers;
 mod queue;
 mod rate_limits;

@@ -5,6 +5,7 @@
 //! states (`record`, `hysteresis`) or times (`schedule`). Loops (`probing`) end with their [`Health`].
 
 pub mod operate;
+pub mod outlier;
 mod probing;
 mod record;
 pub mod standing;
@@ -71,6 +72,7 @@ struct Running {
 }
 
 /// Ends a loop when dropped.
+#[derive(Debug)]
 struct Stop(JoinHandle<()>);
 
 impl Stop {

@@ -38,7 +38,12 @@ impl PeakEwma {
     pub fn choose(&self, view: &View<'_>, turn: &Turn) -> Option<usize> {
         let now = view.ask.now_nanos;
         self.least.choose(view, turn, |member| {
-            worse_by_failures(&member.state, cost(&member.state.load.0, now), now)
+            let cost = match cost(&member.state.load.0, now) {
+                // It is not new: it has failed from the first.
+                0 if member.state.failing() > 0 => u128::from(UNKNOWN),
+                cost => cost,
+            };
+            worse_by_failures(&member.state, cost, now)
         })
     }
 }

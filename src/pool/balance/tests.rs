@@ -378,3 +378,57 @@ fn in_flight_never_leaks_nor_goes_negative() {
         assert_eq!(left, [0, 0, 0], "seed {seed}, {way:?}");
     }
 }
+
+/// A closed loop of clients on three backends of which the first fails at once, as one that refuses
+/// connections or answers 503 from its first line: how many of the requests it gets, and how many there
+/// were. Nobody ejects it.
+fn drawn_to_failure(way: Balance, clients: usize, answers: bool, seed: u64) -> (usize, usize) {
+    const MS: u64 = 1_000_000;
+    let pool = sample::pool(way, &[1, 1, 1]);
+    let picker = Rc::new(Picker::new(pool.clone()));
+    let mut rng = fastrand::Rng::with_seed(seed);
+    // When each client's request ends, and where it is.
+    let mut busy: Vec<(u64, Option<Lease>)> = (0..clients).map(|_| (0, None)).collect();
+    let (mut failing, mut all, mut now) = (0, 0, 0);
+    while now < 20_000 * MS {
+        busy.sort_by_key(|(ends, _)| *ends);
+        let (ends, lease) = &mut busy[0];
+        now = *ends;
+        let tried = match lease.take() {
+            Some(lease) if lease.index() == 0 => {
+                if answers {
+                    lease.observe_latency(MS / 10, now);
+                }
+                lease.failed(now, false);
+                let mut tried = Tried::default();
+                tried.add(&lease);
+                tried
+            }
+            Some(lease) => {
+                lease.observe_latency(20 * MS, now);
+                lease.went_well();
+                Tried::default()
+            }
+            None => Tried::default(),
+        };
+        let ask = Ask { key: None, draw: rng.u64(..), now_nanos: now, safe: true };
+        let lease = picker.pick(ask, &tried).expect("all serve");
+        all += 1;
+        failing += usize::from(lease.index() == 0);
+        let takes = if lease.index() == 0 { MS / 10 } else { 15 * MS + rng.u64(..10 * MS) };
+        busy[0] = (now + takes, Some(lease));
+    }
+    (failing, all)
+}
+
+#[test]
+fn a_backend_that_fails_fast_attracts_nothing() {
+    for way in [Balance::LeastRequests, Balance::PeakEwma] {
+        for (clients, answers) in [(1, false), (1, true), (30, false), (30, true), (300, true)] {
+            let (failing, all) = drawn_to_failure(way.clone(), clients, answers, seed());
+            let told = format!("{way:?}, {clients} clients, answers: {answers}");
+            println!("{told}: {failing} of {all}");
+            assert!(failing * 20 < all, "{told}: {failing} of {all}");
+        }
+    }
+}

@@ -209,6 +209,7 @@ fn tcp(act: &str, mut stream: TcpStream) -> io::Result<()> {
         "tcp_reset" => {
             stream.read_exact(&mut vec![0; next() as usize])?;
             reset(&stream);
+            return Ok(());
         }
         "tcp_drip" => {
             let (count, pause) = (next(), next());
