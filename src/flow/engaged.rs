@@ -37,8 +37,8 @@ struct Place {
     /// Of a place that is free: the next one that is.
     next: u32,
     cutter: Option<Cutter>,
-    /// Orders that wait for it to leave. Hardly ever any, so a request pays for a pointer.
-    orders: Option<Box<Vec<mpsc::Sender<()>>>>,
+    /// Orders that wait for it to leave; hardly ever any.
+    orders: Vec<mpsc::Sender<()>>,
 }
 
 /// In progress with a backend while it lives.
@@ -67,7 +67,7 @@ impl Engaged {
                 at
             }
             None => {
-                list.places.push(Place { backend, entry, next: NONE, cutter, orders: None });
+                list.places.push(Place { backend, entry, next: NONE, cutter, orders: Vec::new() });
                 list.places.len() as u32 - 1
             }
         };
@@ -78,7 +78,7 @@ impl Engaged {
     fn note(&self, backend: u64, done: &mpsc::Sender<()>) -> u64 {
         let mut list = self.0.borrow_mut();
         for place in list.places.iter_mut().filter(|place| place.backend == backend) {
-            place.orders.get_or_insert_default().push(done.clone());
+            place.orders.push(done.clone());
         }
         list.entered
     }
@@ -98,7 +98,7 @@ impl Engaged {
 impl Entered {
     /// An order wants it to end, now or in a while: nothing of it is to be kept.
     pub fn is_ordered(&self) -> bool {
-        self.list.borrow().places[self.place as usize].orders.is_some()
+        !self.list.borrow().places[self.place as usize].orders.is_empty()
     }
 
     /// What waits by another deadline from now on.
@@ -119,13 +119,15 @@ impl Drop for Entered {
         let free = std::mem::replace(&mut list.free, self.place);
         let place = &mut list.places[self.place as usize];
         (place.backend, place.next) = (0, free);
-        let (cutter, orders) = (place.cutter.take(), place.orders.take());
+        if !place.orders.is_empty() {
+            place.orders.clear();
+        }
+        let cutter = place.cutter.take();
         drop(list);
         if let Some(cutter) = &cutter {
             // What follows a cut, another attempt or an answer of our own, waits by it again.
             cutter.mend();
         }
-        drop(orders);
     }
 }
 
