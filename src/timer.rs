@@ -125,6 +125,38 @@ impl fmt::Debug for Wheel {
     }
 }
 
+impl Entry {
+    fn wake(&self) {
+        let waker = self.waker.borrow_mut().take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+/// Cuts a deadline: it expires at once, and stays expired whatever is set, until it is mended.
+#[derive(Clone, Debug)]
+pub struct Cutter(Rc<Entry>);
+
+impl Cutter {
+    /// What waits by it is to end. Wakes whoever polled last.
+    pub fn cut(&self) {
+        self.0.cut.set(true);
+        self.0.at.set(0);
+        self.0.wake();
+    }
+
+    /// After a cut it is off, and can be set again. True if there was one.
+    pub fn mend(&self) -> bool {
+        let was = self.0.cut.get();
+        if was {
+            self.0.cut.set(false);
+            self.0.at.set(NEVER);
+        }
+        was
+    }
+}
+
 impl Deadline {
     /// A deadline that is off.
     pub fn new(wheel: &Rc<Wheel>) -> Deadline {
@@ -164,22 +196,14 @@ impl Deadline {
         }
     }
 
-    /// It expires now, and stays expired whatever is set, until it is mended: what waits by it is to
-    /// end. Wakes whoever polled last.
-    pub fn cut(&self) {
-        self.entry.cut.set(true);
-        self.entry.at.set(0);
-        self.wake();
+    /// For whoever may have to cut it. Costs less than a clone, and keeps nothing alive.
+    pub fn cutter(&self) -> Cutter {
+        Cutter(self.entry.clone())
     }
 
+    /// It was cut: see [`Cutter`].
     pub fn is_cut(&self) -> bool {
         self.entry.cut.get()
-    }
-
-    /// After a cut: it is off, and can be set again.
-    pub fn mend(&self) {
-        self.entry.cut.set(false);
-        self.entry.at.set(NEVER);
     }
 
     pub fn expired(&self) -> bool {
@@ -208,9 +232,7 @@ impl Deadline {
 
     /// Wakes whoever polled last, expired or not: something else about its connection changed.
     pub fn wake(&self) {
-        if let Some(waker) = self.entry.waker.borrow_mut().take() {
-            waker.wake();
-        }
+        self.entry.wake();
     }
 
     /// Runs `work` until it is done or this deadline, as set by whoever, has come.
@@ -331,12 +353,13 @@ mod tests {
         deadline.set(Duration::from_secs(60));
         let waker: Waker = count.clone().into();
         assert!(deadline.poll(&mut Context::from_waker(&waker)).is_pending());
-        deadline.clone().cut();
+        let cutter = deadline.cutter();
+        cutter.cut();
         assert_eq!(count.0.load(Ordering::Relaxed), 1);
         deadline.clear();
         deadline.set(Duration::from_secs(60));
         assert!(deadline.expired() && deadline.is_cut());
-        deadline.mend();
+        assert!(cutter.mend() && !cutter.mend());
         assert!(!deadline.expired() && deadline.left().is_none());
         deadline.set(Duration::from_secs(1));
         wheel.advance(102);

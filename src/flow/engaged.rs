@@ -12,27 +12,32 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::worker::Worker;
-use crate::timer::Deadline;
+use crate::timer::{Cutter, Deadline};
 
 /// A worker's list. A place that is left is taken again.
 #[derive(Debug, Default)]
 pub struct Engaged(Rc<RefCell<List>>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct List {
     places: Vec<Place>,
-    free: Vec<u32>,
+    /// The first place that is free; `NONE` is none.
+    free: u32,
     /// Counts entries, so that an order knows those that were there before it.
     entered: u64,
 }
+
+const NONE: u32 = u32::MAX;
 
 #[derive(Debug)]
 struct Place {
     /// 0 is nobody: no backend has that id.
     backend: u64,
     entry: u64,
-    deadline: Option<Deadline>,
-    /// Orders that wait for it to leave.
+    /// Of a place that is free: the next one that is.
+    next: u32,
+    cutter: Option<Cutter>,
+    /// Orders that wait for it to leave; hardly ever any.
     orders: Vec<mpsc::Sender<()>>,
 }
 
@@ -43,25 +48,30 @@ pub struct Entered {
     place: u32,
 }
 
+impl Default for List {
+    fn default() -> List {
+        List { places: Vec::new(), free: NONE, entered: 0 }
+    }
+}
+
 impl Engaged {
     /// Right after a pick of the backend with this id; `deadline` is what the task waits by.
     pub fn enter(&self, backend: u64, deadline: &Deadline) -> Entered {
         let mut list = self.0.borrow_mut();
         list.entered += 1;
-        let deadline = Some(deadline.clone());
-        let place = Place { backend, entry: list.entered, deadline, orders: Vec::new() };
-        let at = match list.free.pop() {
-            Some(at) => {
-                list.places[at as usize] = place;
+        let (entry, at, cutter) = (list.entered, list.free, Some(deadline.cutter()));
+        let place = match list.places.get_mut(at as usize) {
+            Some(place) => {
+                (place.backend, place.entry, place.cutter) = (backend, entry, cutter);
+                list.free = place.next;
                 at
             }
             None => {
-                list.places.push(place);
+                list.places.push(Place { backend, entry, next: NONE, cutter, orders: Vec::new() });
                 list.places.len() as u32 - 1
             }
         };
-        drop(list);
-        Entered { list: self.0.clone(), place: at }
+        Entered { list: self.0.clone(), place }
     }
 
     /// Notes an order with all that is in progress with a backend. Returns the last entry that it means.
@@ -78,10 +88,10 @@ impl Engaged {
         let list = self.0.borrow();
         let meant = |place: &&Place| place.backend == backend && place.entry <= last;
         let places = list.places.iter().filter(meant);
-        let deadlines: Vec<_> = places.filter_map(|place| place.deadline.clone()).collect();
+        let cutters: Vec<Cutter> = places.filter_map(|place| place.cutter.clone()).collect();
         // Whoever is woken may enter or leave.
         drop(list);
-        deadlines.iter().for_each(Deadline::cut);
+        cutters.iter().for_each(Cutter::cut);
     }
 }
 
@@ -93,38 +103,31 @@ impl Entered {
 
     /// What waits by another deadline from now on.
     pub fn wait_by(&mut self, deadline: &Deadline) {
+        let cutter = deadline.cutter();
         let mut list = self.list.borrow_mut();
-        let place = &mut list.places[self.place as usize];
-        if let Some(before) = place.deadline.replace(deadline.clone())
-            && before.is_cut()
-        {
-            deadline.cut();
+        let before = list.places[self.place as usize].cutter.replace(cutter.clone());
+        drop(list);
+        if before.is_some_and(|before| before.mend()) {
+            cutter.cut();
         }
-    }
-
-    /// It was ended by an order, not by its backend.
-    pub fn is_cut(&self) -> bool {
-        let list = self.list.borrow();
-        list.places[self.place as usize].deadline.as_ref().is_some_and(Deadline::is_cut)
     }
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        let (deadline, orders) = {
-            let mut list = self.list.borrow_mut();
-            list.free.push(self.place);
-            let place = &mut list.places[self.place as usize];
-            place.backend = 0;
-            (place.deadline.take(), std::mem::take(&mut place.orders))
-        };
-        if let Some(deadline) = &deadline
-            && deadline.is_cut()
-        {
-            // What follows, another attempt or an answer of our own, waits by it again.
-            deadline.mend();
+        let mut list = self.list.borrow_mut();
+        let free = std::mem::replace(&mut list.free, self.place);
+        let place = &mut list.places[self.place as usize];
+        (place.backend, place.next) = (0, free);
+        if !place.orders.is_empty() {
+            place.orders.clear();
         }
-        drop(orders);
+        let cutter = place.cutter.take();
+        drop(list);
+        if let Some(cutter) = &cutter {
+            // What follows a cut, another attempt or an answer of our own, waits by it again.
+            cutter.mend();
+        }
     }
 }
 
@@ -168,14 +171,14 @@ mod tests {
         drop(done);
         let later = engaged.enter(7, &deadlines[2]);
         engaged.cut(7, last);
-        assert!(first.is_cut() && first.is_ordered());
-        assert!(!other.is_cut() && !later.is_cut() && !later.is_ordered());
+        assert!(deadlines[0].is_cut() && first.is_ordered() && !later.is_ordered());
+        assert!(!deadlines[1].is_cut() && !deadlines[2].is_cut());
         assert!(left.try_recv() == Err(mpsc::error::TryRecvError::Empty));
         drop(first);
         assert!(left.try_recv() == Err(mpsc::error::TryRecvError::Disconnected));
         assert!(!deadlines[0].is_cut() && !deadlines[0].expired(), "mended");
         drop((other, later));
         assert_eq!(engaged.0.borrow().places.len(), 3);
-        assert_eq!(engaged.0.borrow().free.len(), 3);
+        assert!(engaged.0.borrow().places.iter().all(|place| place.backend == 0));
     }
 }

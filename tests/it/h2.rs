@@ -389,3 +389,34 @@ fn failures_are_masked_as_they_are_for_http1() {
     proxy.wait_metric("evenkeel_pool_masked_failures_total", &[], 4.0);
     assert_eq!(proxy.metric("evenkeel_listener_failures_total", &[]), 0.0);
 }
+
+#[test]
+fn streams_to_a_backend_that_is_lost_end_and_the_connection_goes_on() {
+    let [mut a, b] = ["a", "b"].map(Backend::start);
+    let keys = "balance: first, failover: {on_down: close}, health_check: {http: {path: /healthz}, \
+                interval: 100ms, interval_unsettled: 50ms, timeout: 250ms, fall: 2, rise: 2}";
+    let config = setup().set("workers: 1").http("web", "web").pool("web", [&a, &b], keys);
+    let proxy = Proxy::start(config);
+    let mut client = Client::open(proxy.address("web"));
+    let begun = client.begin(asking("GET", "drip 10000 10", "")).unwrap();
+    a.now("never");
+    let request = |method: &str| {
+        let mut request = asking(method, "", "");
+        request.headers_mut().remove("x-do");
+        client.runtime.spawn(client.sender.clone().send_request(request))
+    };
+    let (got, posted) = (request("GET"), request("POST"));
+    proxy.wait_metric("evenkeel_backend_in_flight", &[], 3.0);
+    a.healthy(false);
+    let got = client.runtime.block_on(got).unwrap().expect("an answer");
+    assert_eq!(got.status(), 200.into_status());
+    let echo = client.finish(got).unwrap();
+    assert_eq!(serde_json::from_slice::<serde_json::Value>(&echo.body).unwrap()["backend"], "b");
+    let posted = client.runtime.block_on(posted).unwrap().expect("an answer");
+    assert_eq!(posted.status(), 502.into_status(), "it may have been executed");
+    assert!(client.finish(begun).is_err(), "what had begun is cut");
+    assert_eq!(client.ask(asking("GET", "answer", "")).unwrap().head.status, 200.into_status());
+    proxy.wait_at_rest();
+    proxy.wait_metric("evenkeel_listener_connections_total", &[], 1.0);
+    assert_eq!(proxy.metric("evenkeel_backend_failures_total", &[]), 0.0);
+}

@@ -209,9 +209,12 @@ impl World {
         let any = seen.iter().any(|tier| !tier.serving.is_empty());
         let floor = self.machine.floor();
         if let Some(event) = step.event {
-            self.held = event.cause == Cause::Switchover && floor > self.numbers[0]
-                || event.cause == Cause::Reload && self.held;
-            if event.cause == Cause::Failback && !by_operator {
+            let by_itself = event.cause == Cause::Failback && !by_operator;
+            assert!(!(by_itself && self.held), "{told}: failback is held");
+            let kept =
+                event.cause == Cause::Switchover || event.cause == Cause::Reload && self.held;
+            self.held = kept && floor > self.numbers[0];
+            if by_itself {
                 let stable = self.since.iter().find(|(number, _)| *number == floor);
                 let stable = self.now - stable.expect(told).1;
                 match self.rules.failback {
@@ -290,6 +293,8 @@ impl World {
         self.connected.clear();
         let by_operator = goal.cause != Cause::Failover;
         self.step("left", by_operator, |machine, now, tiers| machine.left(now, tiers));
+        // His word ends a hold, whether or not it could be done.
+        self.held &= !by_operator || self.machine.is_held();
     }
 
     fn operate(

@@ -218,6 +218,8 @@ impl Standing {
         pool.state.set_floor(ruled.machine.floor());
         pool.state.choose(ruled.machine.chosen());
         pool.state.tiers.held.set(ruled.machine.is_held());
+        // Whoever is parked may find somebody now.
+        pool.state.waiting.wake();
         if let Some(event) = step.event {
             ruled.fading.clear();
             if event.cause == Cause::Failback {
