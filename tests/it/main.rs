@@ -31,6 +31,7 @@ mod rate_limits;
 mod reload;
 mod routes;
 mod smoke;
+mod sticky;
 mod tcp;
 mod testkit;
 mod tidy;
