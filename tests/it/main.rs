@@ -25,6 +25,7 @@ mod http_retries;
 mod http_streams;
 mod limits;
 mod masking;
+mod operate;
 mod peers;
 mod queue;
 mod rate_limits;

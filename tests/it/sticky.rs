@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use crate::harness::{
-    Answer, Ask, Backend, Conn, Folder, PATIENCE, Proxy, Setup, eventually, setup,
+    Answer, Ask, Backend, Conn, Folder, PATIENCE, Proxy, Setup, evenkeel, eventually, setup,
 };
 
 pub const KEY: &str = "bm90IGEgc2VjcmV0LCBidXQgYSBmaXh0dXJlIG9mIHRlc3RzCg==\n";
@@ -92,6 +92,33 @@ fn a_client_whose_backend_died_is_given_another_and_stays_there() {
     // The other client's cookie still holds.
     eventually("the old backend answers again", PATIENCE, || by(&ask(&proxy, &old)) == by(&first));
     assert_eq!(by(&ask(&proxy, &new)), by(&second));
+}
+
+#[test]
+fn a_backend_that_drains_keeps_its_clients_and_one_that_is_disabled_does_not() {
+    let backends = ["a", "b", "c"].map(Backend::start);
+    let proxy = start(config(&backends, ""));
+    let first = ask(&proxy, "");
+    let old = cookie(&first);
+    let name = backends.iter().find(|backend| backend.name == by(&first)).unwrap();
+    let operate = |word: &str| {
+        let admin = proxy.admin.to_string();
+        let args = [word, &format!("web/{name}"), "--admin", &admin];
+        let output = evenkeel(proxy.folder(), &args);
+        assert!(output.status.success(), "{word}: {output:?}");
+    };
+    operate("drain");
+    for _ in 0..6 {
+        assert_ne!(by(&ask(&proxy, "")), by(&first), "no new client");
+        let stays = ask(&proxy, &old);
+        assert_eq!((by(&stays), stays.header("set-cookie")), (by(&first), None));
+    }
+    operate("disable");
+    let second = ask(&proxy, &old);
+    assert_ne!(by(&second), by(&first));
+    assert_eq!(by(&ask(&proxy, &cookie(&second))), by(&second));
+    operate("enable");
+    assert_eq!(by(&ask(&proxy, &old)), by(&first));
 }
 
 #[test]
