@@ -68,7 +68,8 @@ fn heads(c: &mut Criterion) {
         b.iter(|| {
             let mut to = Buffer::borrow(&buffers);
             let (target, client) = (asked.target(), Some(&client));
-            let rules = Rules { target, rewrite: &rule, edits: &edits, client, trusted: false };
+            let (edits, trusted, sticky) = (&edits, false, None);
+            let rules = Rules { target, rewrite: &rule, edits, client, trusted, sticky };
             head::pass_on(black_box(&asked), &rules, None, backend, &mut to);
             to.len()
         });

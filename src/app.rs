@@ -113,10 +113,11 @@ impl App {
         let epoch = Instant::now();
         let (votes, voted) = mpsc::unbounded_channel();
         let shared = Shared { current: current.clone(), status, gate, doors, votes, epoch };
-        let context = admin::Context::new(current.clone(), shared.status.clone());
-        tokio::task::spawn_local(admin::serve(admin_socket, Rc::new(context)));
         let (commands, threads, ended) = spawn_workers(&shared, arrivals).await?;
         let standing = Standing::new(epoch, orders(commands.clone()));
+        let status = shared.status.clone();
+        let context = admin::Context::new(current.clone(), status, standing.clone());
+        tokio::task::spawn_local(admin::serve(admin_socket, Rc::new(context)));
         let mut applier = Applier {
             source: options.source,
             current: current.clone(),

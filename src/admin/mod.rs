@@ -1,10 +1,11 @@
 //! The admin server: plain HTTP for operators and scrapers, on the control thread.
 //!
-//! `answer` maps a request to its answer, `collector` reads the metrics off the current snapshot,
-//! `view` writes the text of `/readyz`, `wire` bounds each connection. It reads facts and writes
-//! none. Small bounds: so many connections at once, five seconds for a request's head.
+//! `answer` maps a request to its answer, `api` takes operators' orders, `collector` reads the metrics off the current snapshot,
+//! `view` writes what is read, `wire` bounds each connection. It reads facts and writes
+//! none: what is ordered goes through `health::task::standing`. Small bounds: so many connections at once, five seconds for a request's head.
 
 mod answer;
+mod api;
 pub mod collector;
 mod families;
 mod scrape;
@@ -20,6 +21,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::Ends;
+use http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -27,6 +31,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use crate::health::task::standing::Standing;
 use crate::lifecycle::status::Status;
 use crate::snapshot::Current;
 use crate::sys::process;
@@ -45,11 +50,13 @@ pub struct Context {
     status: Arc<Status>,
     /// The control thread's time for the last scrape.
     scrape_took: Rc<Cell<Duration>>,
+    /// Who carries out operators' orders.
+    standing: Rc<Standing>,
 }
 
 impl Context {
-    pub fn new(current: Arc<Current>, status: Arc<Status>) -> Context {
-        Context { current, status, scrape_took: Rc::default() }
+    pub fn new(current: Arc<Current>, status: Arc<Status>, standing: Rc<Standing>) -> Context {
+        Context { current, status, scrape_took: Rc::default(), standing }
     }
 
     fn scene(&self) -> collector::Scene {
@@ -65,8 +72,8 @@ pub async fn serve(listener: TcpListener, context: Rc<Context>) {
     loop {
         // The semaphore is never closed, so this is always a place.
         let Ok(place) = places.clone().acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "the admin server could not accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -75,19 +82,30 @@ pub async fn serve(listener: TcpListener, context: Rc<Context>) {
         };
         // Small answers should not wait for an acknowledgement; a failure only means that they do.
         let _ = stream.set_nodelay(true);
+        // Without it nobody could be told apart; a socket that was just accepted has one.
+        let Ok(local) = stream.local_addr() else { continue };
+        let ends = Ends { peer, local };
         let context = context.clone();
         tokio::task::spawn_local(async move {
-            connection(stream, &context).await;
+            connection(stream, ends, &context).await;
             drop(place);
         });
     }
 }
 
-async fn connection<S: AsyncRead + AsyncWrite + Unpin + 'static>(stream: S, context: &Rc<Context>) {
+async fn connection<S>(stream: S, ends: Ends, context: &Rc<Context>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
     let clock = wire::Clock::new();
-    let service = service_fn(|request| {
+    let service = service_fn(|request: Request<Incoming>| {
         clock.head_read();
-        std::future::ready(Ok::<_, Infallible>(answer::answer(&request, context)))
+        async move {
+            Ok::<_, Infallible>(match request.uri().path().starts_with(api::PREFIX) {
+                true => api::answer(request, ends, context).await,
+                false => answer::answer(&request, context),
+            })
+        }
     });
     let connection = http1::Builder::new()
         .header_read_timeout(None)

@@ -15,9 +15,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use super::collector::Place;
-use super::{CONNECTIONS, Context, connection, serve, wire};
+use super::{CONNECTIONS, Context, Ends, connection, serve, wire};
 use crate::config::defaults;
 use crate::config::model::{self, Config, Name};
+use crate::health::task::standing::Standing;
 use crate::lifecycle::phase::Phase;
 use crate::lifecycle::status::Status;
 use crate::observe::cells::{ListenerState, attempt_failed};
@@ -130,7 +131,8 @@ fn pool_config(backends: u32) -> model::Pool {
 fn context(snapshot: Snapshot) -> Rc<Context> {
     let status = Status::new(WORKERS, 1024);
     status.phase.send_replace(Phase::Running);
-    Rc::new(Context::new(Arc::new(ArcSwap::from_pointee(snapshot)), Arc::new(status)))
+    let (current, standing) = (Arc::new(ArcSwap::from_pointee(snapshot)), Standing::alone());
+    Rc::new(Context::new(current, Arc::new(status), standing))
 }
 
 /// Something of everything, so that no family stays empty.
@@ -485,7 +487,9 @@ fn more_connections_than_places_wait() {
 fn piped(bytes: usize) -> DuplexStream {
     let context = context(scene().backends(1000).build());
     let (client, server) = tokio::io::duplex(bytes);
-    tokio::task::spawn_local(async move { connection(server, &context).await });
+    let here = SocketAddr::from(([127, 0, 0, 1], 9901));
+    let ends = Ends { peer: here, local: here };
+    tokio::task::spawn_local(async move { connection(server, ends, &context).await });
     client
 }
 

@@ -1,5 +1,5 @@
 //! The stable text of `/readyz`: whether this process wants traffic, and with `?verbose` why.
-//! `tiers` writes the lines of a pool's tiers.
+//! `tiers` writes the lines of a pool's tiers, `pools` what `/api/v1/` says.
 //!
 //! Pure: `now` comes in, the facts are read off the snapshot and the status. Scripts may rely on
 //! the first line and on the form of the lines below it; changes here are announced.
@@ -13,6 +13,7 @@ use crate::lifecycle::status::Status;
 use crate::pool::{Member, Pool, Reason};
 use crate::snapshot::Snapshot;
 
+pub mod pools;
 mod tiers;
 pub use tiers::in_use;
 

@@ -59,7 +59,7 @@ pub fn run(args: &Args, configured: Option<SocketAddr>) -> ExitCode {
 
 /// The command line's, else the configuration's, else the default; an address that means "all of
 /// this machine's" is asked on loopback.
-fn address(given: Option<SocketAddr>, configured: Option<SocketAddr>) -> SocketAddr {
+pub(super) fn address(given: Option<SocketAddr>, configured: Option<SocketAddr>) -> SocketAddr {
     let default = || ADMIN_LISTEN.parse().ok();
     let mut address = given
         .or(configured)

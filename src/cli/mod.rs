@@ -1,8 +1,10 @@
 //! The command line, one file a subcommand: from its arguments to an exit code.
 
+mod ask;
 pub mod check;
 pub mod demo;
 pub mod healthcheck;
+pub mod operate;
 pub mod run;
 mod summary;
 
@@ -24,6 +26,11 @@ enum Command {
     Check(check::CheckArgs),
     Demo(demo::Args),
     Healthcheck(healthcheck::Args),
+    Switchover(operate::Switchover),
+    Failback(operate::Failback),
+    Drain(operate::Drain),
+    Disable(operate::Disable),
+    Enable(operate::Enable),
 }
 
 /// Runs what the arguments ask for.
@@ -43,5 +50,10 @@ pub fn main() -> ExitCode {
             let loaded = path.and_then(|path| crate::config::load(&path, &env).ok());
             healthcheck::run(&args, loaded.map(|loaded| loaded.config.admin.listen))
         }
+        Command::Switchover(args) => operate::switchover(&args, &env),
+        Command::Failback(args) => operate::failback(&args, &env),
+        Command::Drain(args) => operate::drain(&args, &env),
+        Command::Disable(args) => operate::disable(&args, &env),
+        Command::Enable(args) => operate::enable(&args, &env),
     }
 }

@@ -7,18 +7,19 @@ use std::time::{Duration, Instant};
 
 use super::answer::{self, Answer};
 use super::client::Client;
+use super::cookies;
 use super::head;
 use super::worker::{Here, Worker};
 use crate::config::model::{self, HashBy, Timeouts};
 use crate::forward::http::head::{Framing, RequestHead};
 use crate::outcome::{self, Cause};
-use crate::pool::Picker;
 use crate::pool::balance::hash::{hash_bytes, hash_ip};
 use crate::pool::pick::Ask;
+use crate::pool::sticky::Stuck;
+use crate::pool::{Lease, Picker};
 use crate::route::debts::Verdict;
-use crate::route::fields::Known;
 use crate::route::rate::Limiter;
-use crate::route::{Action, Facts, Fields, Route, access, redirect, rewrite};
+use crate::route::{Action, Facts, Route, access, redirect, rewrite};
 use crate::snapshot::Work;
 
 /// Where a request goes, as its route has it.
@@ -29,7 +30,16 @@ pub struct Plan<'a> {
     /// What the backend is asked for; `None`: what the client asked for, as it wrote it.
     pub target: Option<String>,
     pub ask: Ask,
+    /// What the client's cookie says, in a pool that clients stick to.
+    pub stuck: Option<Stuck>,
     pub timeouts: Timeouts,
+}
+
+impl Plan<'_> {
+    /// The backend that the client sticks to, if it may have it.
+    pub fn stick(&self) -> Option<Lease> {
+        self.picker.stick(self.stuck?.index as usize)
+    }
 }
 
 #[derive(Debug)]
@@ -120,7 +130,9 @@ pub fn decide<'a>(
     let safe = outcome::is_idempotent(&head.method)
         || head.fields().all("idempotency-key").next().is_some();
     let ask = Ask { key, draw: fastrand::u64(..), now_nanos: 0, safe };
-    Ok(Decision::Forward(Plan { route, picker, target, ask, timeouts }))
+    let sticky = picker.pool().sticky.as_ref();
+    let stuck = sticky.and_then(|sticky| cookies::stuck(sticky, head.fields()));
+    Ok(Decision::Forward(Plan { route, picker, target, ask, stuck, timeouts }))
 }
 
 /// Counts the request, unless its client has had too many.
@@ -171,15 +183,8 @@ fn key(by: &HashBy, facts: &Facts<'_>) -> u64 {
         HashBy::Header(name) => {
             facts.headers.all(name.as_str()).next().map_or_else(client, hash_bytes)
         }
-        HashBy::Cookie(name) => cookie(facts.headers, name).map_or_else(client, hash_bytes),
+        HashBy::Cookie(name) => {
+            cookies::named(facts.headers, name).next().map_or_else(client, hash_bytes)
+        }
     }
-}
-
-fn cookie<'a>(headers: Fields<'a>, name: &str) -> Option<&'a [u8]> {
-    headers.of(Known::Cookie).find_map(|value| {
-        value.split(|&byte| byte == b';').find_map(|pair| {
-            let (found, value) = pair.split_at(pair.iter().position(|&byte| byte == b'=')?);
-            (found.trim_ascii() == name.as_bytes()).then(|| value[1..].trim_ascii())
-        })
-    })
 }

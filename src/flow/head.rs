@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use http::{HeaderValue, Method, StatusCode};
 
+use super::cookies;
 use crate::config::model::{HeaderEdits, Rewrite};
 use crate::forward::buffer::Buffer;
 use crate::forward::http::Sink;
@@ -14,6 +15,7 @@ use crate::forward::http::h1::write;
 use crate::forward::http::head::{Framing, RequestHead, ResponseHead, Version};
 use crate::outcome::Cause;
 use crate::pool::BackendAddr;
+use crate::pool::sticky::Cookies;
 use crate::route::fields::{Known, members};
 use crate::route::headers::{self, Connection, Forwarded};
 use crate::route::{self, target};
@@ -111,6 +113,8 @@ pub struct Rules<'a> {
     pub edits: &'a HeaderEdits,
     pub client: Option<&'a HeaderValue>,
     pub trusted: bool,
+    /// The cookie that is ours, and not the backend's to see.
+    pub sticky: Option<&'a Cookies>,
 }
 
 /// Writes the head that a backend gets. `upgrade` is as [`upgrade`] gave it.
@@ -141,8 +145,16 @@ pub fn pass_on(
             || (field.known == Known::Expect && !expects)
             || connection.ends_here(&field)
             || forwarded.replaces(field.known);
-        if !ours && !is_replaced(field.name) {
-            write::field(to, field.name, field.value);
+        if ours || is_replaced(field.name) {
+            continue;
+        }
+        match rules.sticky.filter(|_| field.known == Known::Cookie) {
+            None => write::field(to, field.name, field.value),
+            Some(sticky) => {
+                if let Some(value) = cookies::without(field.value, sticky.name()) {
+                    write::field(to, field.name, &value);
+                }
+            }
         }
     }
     forwarded.write(fields, |name, value| {

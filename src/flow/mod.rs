@@ -14,6 +14,7 @@ pub mod arrivals;
 pub mod attempt;
 pub mod client;
 pub mod connection;
+mod cookies;
 pub mod decide;
 pub mod engaged;
 pub mod head;

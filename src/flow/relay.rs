@@ -13,7 +13,7 @@ use super::engaged::Entered;
 use super::record::Record;
 use super::request::After;
 use super::worker::Worker;
-use super::{head, judge};
+use super::{cookies, head, judge};
 use crate::forward::buffer::Buffer;
 use crate::forward::http::exchange::End;
 use crate::forward::http::front::{Line, Want};
@@ -80,7 +80,10 @@ impl Exchange {
         let close = client.session.is_leaving() || upload.is_held();
         let worker = &client.worker;
         let head = worker.date.with(worker.wheel.now(), |date| {
-            let fields = |to: Sink<'_>| head::pass_back(&answer, edits, date, to);
+            let fields = |to: Sink<'_>| {
+                head::pass_back(&answer, edits, date, to);
+                cookies::issue(plan, &self.lease, &answer, to);
+            };
             front.begin(&line, close, fields)
         });
         record.status(answer.status.as_u16());

@@ -218,7 +218,7 @@ async fn forward(
     let in_progress = picker.begin_request(worker.id);
     let cells = picker.pool().state.cells.of(worker.id);
     let mut retries = Retries::new(plan.ask.safe);
-    let mut next = None;
+    let mut next = plan.stick();
     loop {
         // The first attempt is as old as its request, to the microsecond.
         let first = record.attempts.get() == 0;
@@ -306,5 +306,6 @@ fn rules<'a>(
         edits: &plan.route.config.request_headers,
         client: client.addr_value.as_ref(),
         trusted: client.is_trusted(here),
+        sticky: plan.picker.pool().sticky.as_ref(),
     }
 }

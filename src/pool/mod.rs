@@ -14,6 +14,7 @@ pub mod queue;
 #[cfg(test)]
 pub(crate) mod sample;
 pub mod state;
+pub mod sticky;
 pub mod tier;
 mod trial;
 
@@ -39,6 +40,8 @@ pub struct Pool {
     /// At least one, the active one first.
     pub tiers: Box<[Tier]>,
     pub state: Arc<PoolState>,
+    /// The cookies by which clients stick to their backends, if they do.
+    pub sticky: Option<sticky::Cookies>,
 }
 
 /// A backend with what this snapshot says of it.
@@ -64,7 +67,9 @@ impl Pool {
     pub fn new(config: model::Pool, mut members: Box<[Member]>, state: Arc<PoolState>) -> Pool {
         members.sort_by_key(|member| member.tier);
         let tiers = tier::split(&config.balance, &members);
-        Pool { config, members, tiers, state }
+        let sticky = config.sticky.as_ref();
+        let sticky = sticky.map(|s| sticky::Cookies::new(s, &config.name, &members));
+        Pool { config, members, tiers, state, sticky }
     }
 
     /// What the key of a request is made of, if this pool balances by one.

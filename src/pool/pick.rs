@@ -139,16 +139,34 @@ impl Picker {
         self.pick(ask, tried)
     }
 
-    /// The member at `index`, for a client that sticks to it: also while it drains.
+    /// The member at `index`, for a client that sticks to it: also while it drains, but only in a tier
+    /// that is in use, so that a switchover and a failback take those clients along.
     pub fn stick(self: &Rc<Self>, index: usize) -> Option<Lease> {
         let member = self.pool.members.get(index)?;
         let exclusive = self.pool.config.failover.exclusive;
-        if member.state.any(Reasons::BUT_DRAINING)
+        if member.weight == 0
+            || member.state.any(Reasons::BUT_DRAINING)
+            || !self.is_in_use(index)
             || (exclusive && self.pool.state.chosen() != Some(member.state.id))
         {
             return None;
         }
         Lease::new(self.clone(), index)
+    }
+
+    /// Whether picks come to the tier of the member at `index`.
+    fn is_in_use(&self, index: usize) -> bool {
+        let spill_below = self.pool.config.failover.spill_below;
+        for place in self.pool.order() {
+            let tier = &self.pool.tiers[place];
+            if tier.places.contains(&index) {
+                return true;
+            }
+            if tier.weights(&self.pool.members).kept(spill_below.unwrap_or(0)) >= 1.0 {
+                return false;
+            }
+        }
+        false
     }
 
     /// The first tier that has somebody, not minding other reasons than these.

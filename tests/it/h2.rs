@@ -14,7 +14,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
 use crate::h1_responses::{Seen, cut_short, doubtful, stage, unusual};
-use crate::harness::{Backend, PATIENCE, Proxy, RawBackend, Signal, get, setup};
+use crate::harness::{Backend, Folder, PATIENCE, Proxy, RawBackend, Signal, get, setup};
 
 /// A client's connection, which lives on a thread of its own.
 struct Client {
@@ -104,6 +104,34 @@ fn start(backend: &impl std::fmt::Display) -> (Proxy, Client) {
 
 fn pattern(count: usize) -> Vec<u8> {
     (0..count).map(|at| (at.wrapping_mul(0x9e37_79b9) >> 16) as u8).collect()
+}
+
+#[test]
+fn a_client_sticks_to_its_backend_over_http2_too() {
+    let backends = ["a", "b", "c"].map(Backend::start);
+    let folder = Folder::new();
+    folder.file("sticky.key", super::sticky::KEY);
+    let keys = "balance: round_robin, sticky: {key_file: sticky.key}";
+    let config = setup().set("workers: 1").http("web", "web").pool("web", &backends, keys);
+    let proxy = Proxy::start_beside(folder, config);
+    let mut client = Client::open(proxy.address("web"));
+    let first = client.ask(asking("GET", "answer", "")).unwrap();
+    let echo: serde_json::Value = serde_json::from_slice(&first.body).unwrap();
+    let cookie = first.head.headers["set-cookie"].to_str().unwrap().split(';').next().unwrap();
+    for _ in 0..6 {
+        let mut request = asking("POST", "answer", "x");
+        // Each in a field of its own, as HTTP/2 may have them (RFC 9113 8.2.3).
+        for cookie in ["a=1", cookie, "b=2"] {
+            request.headers_mut().append("cookie", cookie.parse().unwrap());
+        }
+        let answer = client.ask(request).unwrap();
+        assert!(!answer.head.headers.contains_key("set-cookie"));
+        let again: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+        assert_eq!(again["backend"], echo["backend"]);
+        let headers = again["headers"].to_string();
+        assert!(headers.contains("a=1") && headers.contains("b=2"), "{headers}");
+        assert!(!headers.contains("EKID"), "{headers}");
+    }
 }
 
 #[test]

@@ -31,8 +31,9 @@ const WITHIN_A_LAYER: [(&str, &str); 1] = [("health::probe", "forward::connect")
 const ONLY_FOR: [(&str, &[&str]); 3] = [
     ("cli", &["app", "main"]),
     ("admin", &["app", "main"]),
-    // raw, validate, problems; not model and defaults, which are rooms of their own.
-    ("config", &["cli", "app", "lifecycle"]),
+    // raw, validate, problems; not model and defaults, which are rooms of their own. (admin: the API
+    // takes durations as the file does.)
+    ("config", &["cli", "app", "lifecycle", "admin"]),
 ];
 
 /// Edges that the layers would never allow anyway, or might one day: health writes, pool reads.

@@ -1,4 +1,4 @@
-//! The keys of what a pool does when its backends fail: failover, outlier, retry, queue.
+//! The keys of what a pool does when its backends fail: failover, outlier, retry, queue, sticky.
 
 use crate::config::shape::Keys;
 use crate::config::shape::Shape::{Text, TextOr, Texts};
@@ -91,4 +91,23 @@ pub static QUEUE: Keys = Keys {
     known: &[("size", Text), ("timeout", Text), ("priority_header", Text)],
     later: &[],
     advice: &[("length", "call it `size`"), ("priority", "call it `priority_header`")],
+};
+
+pub static STICKY: Keys = Keys {
+    place: "sticky",
+    known: &[
+        ("cookie", Text),
+        ("key_file", Text),
+        ("ttl", Text),
+        ("same_site", Text),
+        ("secure", Text),
+    ],
+    later: &[],
+    advice: &[
+        ("name", "call it `cookie`"),
+        ("key", "a key belongs in a file of its own: key_file: sticky.key"),
+        ("max_age", "call it `ttl`"),
+        ("samesite", "call it `same_site`"),
+        ("http_only", "it always is"),
+    ],
 };

@@ -5,7 +5,7 @@
 
 mod failover;
 
-use failover::{FAILOVER, OUTLIER, QUEUE, RETRY};
+use failover::{FAILOVER, OUTLIER, QUEUE, RETRY, STICKY};
 
 use super::shape::Keys;
 use super::shape::Shape::{List, Map, Named, Pairs, Text, TextOr, Texts};
@@ -250,8 +250,7 @@ static REWRITE: Keys = Keys {
     advice: &[],
 };
 
-const POOL_LATER: &[&str] =
-    &["sticky", "protocol", "tls", "send_proxy_protocol", "discover", "discovery"];
+const POOL_LATER: &[&str] = &["protocol", "tls", "send_proxy_protocol", "discover", "discovery"];
 
 const OF_A_BACKEND: &str =
     "it belongs to a backend: {address: ..., weight: 2, tier: 1, max_requests: 200}";
@@ -268,6 +267,7 @@ static POOL_DEFAULTS: Keys = Keys {
         ("retry", TextOr(&RETRY)),
         ("queue", TextOr(&QUEUE)),
         ("slow_start", Text),
+        ("sticky", TextOr(&STICKY)),
     ],
     later: POOL_LATER,
     advice: &[
@@ -291,6 +291,7 @@ static POOL: Keys = Keys {
         ("retry", TextOr(&RETRY)),
         ("queue", TextOr(&QUEUE)),
         ("slow_start", Text),
+        ("sticky", TextOr(&STICKY)),
     ],
     later: POOL_LATER,
     advice: &[

@@ -20,6 +20,7 @@ pub struct Pool {
     pub retry: Option<Retry>,
     pub queue: Option<Queue>,
     pub slow_start: Text,
+    pub sticky: Option<Sticky>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -196,4 +197,21 @@ pub struct QueueParts {
     pub size: Text,
     pub timeout: Text,
     pub priority_header: Text,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub enum Sticky {
+    Word(String),
+    Parts(Box<StickyParts>),
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StickyParts {
+    pub cookie: Text,
+    pub key_file: Text,
+    pub ttl: Text,
+    pub same_site: Text,
+    pub secure: Text,
 }

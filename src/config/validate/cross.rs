@@ -59,6 +59,11 @@ fn tcp_balance(cx: &mut Cx<'_>, config: &Config) {
     let pools: HashMap<&Name, &Pool> = config.pools.iter().map(|p| (&p.name, p)).collect();
     for listener in &config.listeners {
         let Mode::Tcp { pool } = &listener.mode else { continue };
+        let pools_at = Path::root().key("pools").key(pool.as_str()).key("sticky");
+        if pools.get(pool).is_some_and(|pool| pool.sticky.is_some()) && cx.has(&pools_at) {
+            let text = format!("has no effect for the tcp listener {}: no cookies", listener.name);
+            cx.warn(&pools_at, Wrong::plain(text));
+        }
         let by = match pools.get(pool).map(|pool| &pool.balance) {
             Some(Balance::Hash(HashBy::Header(_))) => "a header",
             Some(Balance::Hash(HashBy::Cookie(_))) => "a cookie",

@@ -67,6 +67,12 @@ pub fn header_name(text: &str) -> Result<HeaderName, Wrong> {
     })
 }
 
+/// RFC 6265 4.1.1: the name of a cookie is a token, as the name of a header is.
+pub fn cookie_name(text: &str) -> Result<String, Wrong> {
+    let name = header_name(text).map(|_| text.to_owned());
+    name.map_err(|_| Wrong::new("not the name of a cookie", "a name such as uid"))
+}
+
 pub fn header_value(text: &str) -> Result<HeaderValue, Wrong> {
     HeaderValue::from_str(text).map_err(|_| {
         Wrong::new("not the value of a header", "visible ASCII characters, space and tab")

@@ -26,6 +26,7 @@ mod retry;
 mod route;
 mod secret;
 mod shadow;
+mod sticky;
 mod timeouts;
 mod words;
 

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use super::cx::Cx;
 use super::health::{self, Setting};
-use super::http_words::header_name;
+use super::http_words::{cookie_name, header_name};
 use super::words::{or_off, positive_duration, whole, word};
-use super::{addresses, failover, outlier, retry, timeouts, words};
+use super::{addresses, failover, outlier, retry, sticky, timeouts, words};
 use crate::config::defaults;
 use crate::config::model::{Backend, Balance, HashBy, Keepalive, Name, Pool, TimeoutOverrides};
 use crate::config::path::Path;
@@ -37,6 +37,7 @@ pub struct Part {
     retry: Option<retry::Setting>,
     queue: Option<retry::QueueSetting>,
     slow_start: Option<Option<Duration>>,
+    sticky: Option<sticky::Setting>,
 }
 
 pub fn part(cx: &mut Cx<'_>, at: &Path, raw: raw::Pool) -> Part {
@@ -51,6 +52,7 @@ pub fn part(cx: &mut Cx<'_>, at: &Path, raw: raw::Pool) -> Part {
     let slow_start = cx.text(&at.key("slow_start"), raw.slow_start.as_ref(), |text| {
         or_off(text, positive_duration)
     });
+    let sticky = raw.sticky.and_then(|raw| sticky::setting(cx, &at.key("sticky"), raw));
     let (max_idle, idle_timeout) =
         keepalive(cx, &at.key("keepalive"), raw.keepalive.unwrap_or_default());
     Part {
@@ -64,6 +66,7 @@ pub fn part(cx: &mut Cx<'_>, at: &Path, raw: raw::Pool) -> Part {
         retry,
         queue,
         slow_start,
+        sticky,
     }
 }
 
@@ -110,7 +113,8 @@ pub fn pool(cx: &mut Cx<'_>, at: &Path, name: Name, mut raw: raw::Pool, shared: 
         retry: retry::settle(own.retry.as_ref(), shared.retry.as_ref()),
         queue: retry::settle_queue(own.queue.as_ref(), shared.queue.as_ref()),
         slow_start: own.slow_start.or(shared.slow_start).unwrap_or(all.slow_start),
-        ..all
+        sticky: sticky::settle(cx, at, own.sticky.as_ref(), shared.sticky.as_ref()),
+        name: all.name,
     }
 }
 
@@ -169,12 +173,7 @@ fn hash_by(cx: &mut Cx<'_>, at: &Path, raw: raw::HashBy) -> Option<HashBy> {
         }
         2 => {
             cx.missing(at, "name", "hash: {by: cookie, name: uid}");
-            cx.text(&key, raw.name.as_ref(), |text| {
-                // RFC 6265 4.1.1: the name of a cookie is a token, as the name of a header is.
-                header_name(text)
-                    .map(|_| HashBy::Cookie(text.to_owned()))
-                    .map_err(|_| Wrong::new("not the name of a cookie", "a name such as uid"))
-            })
+            cx.text(&key, raw.name.as_ref(), cookie_name).map(HashBy::Cookie)
         }
         _ => Some(HashBy::Path),
     }
