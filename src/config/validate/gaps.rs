@@ -3,7 +3,7 @@
 //!
 //! Reads the proved model; only where a thing stands comes from the text.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use super::cx::Cx;
@@ -26,6 +26,7 @@ struct Use {
 
 pub fn check(cx: &mut Cx<'_>, config: &Config) {
     let uses = uses(config);
+    let mut said = Said::default();
     for pool in &config.pools {
         let at = Path::root().key("pools").key(pool.name.as_str());
         let uses = uses.get(&pool.name).map_or(&[][..], Vec::as_slice);
@@ -37,10 +38,22 @@ pub fn check(cx: &mut Cx<'_>, config: &Config) {
         if uses.iter().any(|usage| usage.http) {
             retries(cx, &at, pool);
             for usage in uses.iter().filter(|usage| usage.http) {
-                contradictions(cx, &at, pool, usage);
+                contradictions(cx, &mut said, &at, pool, usage);
             }
         } else if !uses.is_empty() {
             without_effect_on_tcp(cx, &at);
+        }
+    }
+}
+
+/// What was said of a place already: many routes may use one pool, or stand under one time-out.
+#[derive(Default)]
+struct Said(HashSet<(String, String)>);
+
+impl Said {
+    fn once(&mut self, cx: &mut Cx<'_>, at: &Path, wrong: Wrong) {
+        if self.0.insert((at.to_string(), wrong.message.clone())) {
+            cx.warn(at, wrong);
         }
     }
 }
@@ -245,7 +258,7 @@ fn retries(cx: &mut Cx<'_>, at: &Path, pool: &Pool) {
 }
 
 /// Time-outs that leave no room for what is to happen within them.
-fn contradictions(cx: &mut Cx<'_>, at: &Path, pool: &Pool, usage: &Use) {
+fn contradictions(cx: &mut Cx<'_>, said: &mut Said, at: &Path, pool: &Pool, usage: &Use) {
     let Use { timeouts, .. } = usage;
     let retry = &pool.retry;
     if let Some(HedgeAfter::Time(after)) = retry.hedge
@@ -257,11 +270,11 @@ fn contradictions(cx: &mut Cx<'_>, at: &Path, pool: &Pool, usage: &Use) {
             show_duration(timeouts.response)
         );
         let at = place(cx, at, &["retry", "hedge", "after"]);
-        cx.warn(&at, Wrong::plain(text).help("make it a little more than what answers take"));
+        said.once(cx, &at, Wrong::plain(text).help("make it a little more than what answers take"));
     }
     let Some(request) = timeouts.request else { return };
-    let said = usage.places.iter().map(|at| at.key("timeouts").key("request"));
-    let at = said.into_iter().find(|at| cx.has(at)).unwrap_or_else(|| at.clone());
+    let mut places = usage.places.iter().map(|at| at.key("timeouts").key("request"));
+    let at = places.find(|at| cx.has(at)).unwrap_or_else(|| at.clone());
     let whole = show_duration(request);
     let connects = timeouts.connect * retry.attempts;
     if retry.attempts > 1 && connects > request {
@@ -272,7 +285,7 @@ fn contradictions(cx: &mut Cx<'_>, at: &Path, pool: &Pool, usage: &Use) {
             show_duration(timeouts.connect),
             show_duration(connects)
         );
-        cx.warn(&at, Wrong::plain(text).help("make `connect` shorter or `request` longer"));
+        said.once(cx, &at, Wrong::plain(text).help("make `connect` shorter or `request` longer"));
     }
     let waits = retry.attempts > 1 && retry.on.timeout && retry.hedge.is_none();
     if waits && timeouts.response >= request {
@@ -282,7 +295,11 @@ fn contradictions(cx: &mut Cx<'_>, at: &Path, pool: &Pool, usage: &Use) {
             show_duration(timeouts.response)
         );
         let wrong = Wrong::plain(text);
-        cx.warn(&at, wrong.help("make `response` shorter, or use retry: {hedge: {after: p99}}"));
+        said.once(
+            cx,
+            &at,
+            wrong.help("make `response` shorter, or use retry: {hedge: {after: p99}}"),
+        );
     }
     let queue = pool.queue.as_ref().map_or(Duration::ZERO, |queue| queue.timeout);
     if queue >= request {
@@ -291,7 +308,7 @@ fn contradictions(cx: &mut Cx<'_>, at: &Path, pool: &Pool, usage: &Use) {
              no time left for an answer",
             show_duration(queue)
         );
-        cx.warn(&at, Wrong::plain(text).help("make the queue's timeout shorter"));
+        said.once(cx, &at, Wrong::plain(text).help("make the queue's timeout shorter"));
     }
 }
 
