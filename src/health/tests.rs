@@ -276,6 +276,64 @@ async fn a_demoted_primary_is_out_with_one_verdict_and_a_promoted_replica_in_wit
     assert!(states[0].probes.wrong_role.get() > 0);
 }
 
+/// The primary dies, and some time later the replica is promoted.
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn while_nothing_serves_a_replica_is_looked_at_more_often() {
+    let (script, states) = (Script::default(), backends(2));
+    script.says(&states[1], Answer::WrongRole);
+    let standing = Standing::alone();
+    let rng = fastrand::Rng::with_seed(super::seed());
+    let mut health = Health::with(script.clone(), rng, standing.clone());
+    let role = model::RedisRole::Master;
+    let kind = ProbeKind::Redis(model::RedisProbe { user: None, password: None, role });
+    let pools = pool(&states, Some(HealthCheck { kind, ..check() }));
+    standing.apply(&pools);
+    health.apply(&pools).wait().await;
+    sleep(Duration::from_secs(20)).await;
+    let asked = script.times(&states[1]).len();
+    assert!((10..=12).contains(&asked), "as often as any other: {asked}");
+    script.says(&states[0], Answer::Fail);
+    while states[0].serving() {
+        sleep(MS).await;
+    }
+    // It is seen at the end of a slice of the pause that was under way.
+    sleep(560 * MS).await;
+    let asked = script.times(&states[1]).len();
+    sleep(Duration::from_secs(10)).await;
+    let more = script.times(&states[1]).len() - asked;
+    assert!((17..=22).contains(&more), "every half a second: {more}");
+    script.says(&states[1], Answer::Pass);
+    let promoted = Instant::now();
+    while !states[1].serving() {
+        sleep(MS).await;
+    }
+    assert!(promoted.elapsed() <= (550 + 5 + 550 + 6) * MS, "{:?}", promoted.elapsed());
+    assert_eq!(reasons(&states[0]), [Reason::Down]);
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn a_backend_that_is_down_says_when_it_is_so_for_another_reason() {
+    let (log, script, states) = (Log::capture(), Script::default(), backends(1));
+    script.says(&states[0], Answer::Fail);
+    let mut health = script.health();
+    health.apply(&pool(&states, Some(check()))).wait().await;
+    sleep(Duration::from_secs(20)).await;
+    assert_eq!(log.take().len(), 1, "it is down, once");
+    script.says(&states[0], Answer::Hang);
+    sleep(Duration::from_secs(60)).await;
+    let lines = log.take();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains("for another reason") && lines[0].contains("time-out"), "{lines:?}");
+    // Now this, now that: nothing new.
+    for _ in 0..10 {
+        script.says(&states[0], Answer::Fail);
+        sleep(Duration::from_secs(2)).await;
+        script.says(&states[0], Answer::Hang);
+        sleep(Duration::from_secs(2)).await;
+    }
+    assert_eq!(log.take(), [""; 0]);
+}
+
 #[tokio::test(flavor = "local", start_paused = true)]
 async fn the_first_round_is_spread_over_the_interval() {
     let (script, states) = (Script::default(), backends(100));

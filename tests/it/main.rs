@@ -4,6 +4,7 @@ mod harness;
 
 mod accept;
 mod cli;
+mod databases;
 mod drain;
 mod failover;
 mod faults;

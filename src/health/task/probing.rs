@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::record::Record;
 use crate::config::model::HealthCheck;
@@ -45,10 +45,26 @@ impl<P: Prober> Probing<P> {
             false => self.schedule.spread(place, of, self.rng.f64()),
         };
         loop {
-            sleep(pause).await;
+            self.pause(pause).await;
             self.probe().await;
             let unsettled = self.record.borrow().unsettled();
             pause = self.schedule.pause(unsettled, self.rng.f64());
+        }
+    }
+
+    /// Where roles are asked for, a pause is cut short while nothing of the pool serves: a replica may be
+    /// promoted at any moment, and clients wait for it.
+    async fn pause(&mut self, pause: Duration) {
+        if !self.check.kind.tells_role() {
+            return sleep(pause).await;
+        }
+        let end = Instant::now() + pause;
+        loop {
+            let slice = self.schedule.pause(true, self.rng.f64());
+            sleep_until((Instant::now() + slice).min(end)).await;
+            if Instant::now() >= end || self.record.borrow().is_awaited() {
+                return;
+            }
         }
     }
 

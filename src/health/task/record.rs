@@ -15,8 +15,8 @@ use tokio::time::Instant;
 use super::standing::Standing;
 use crate::config::model::Initial;
 use crate::health::hysteresis::{Found, Hysteresis, State, Thresholds};
-use crate::health::probe::Verdict;
-use crate::pool::{BackendState, Reason};
+use crate::health::probe::{Failure, Verdict};
+use crate::pool::{BackendState, Pool, Reason};
 
 /// Kept as long as the backend is in use anywhere, probed at the moment or not.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ pub struct Record {
     hysteresis: Hysteresis,
     /// When its state last changed.
     since: Instant,
+    /// In what way it fails.
+    ill: Ill,
     /// Who waits for the first verdict; `None` once it (or what counts in its place) is there.
     waiting: Option<Vec<Waiting>>,
 }
@@ -43,7 +45,14 @@ impl Record {
         let state = if in_use { State::Up } else { State::Unverified };
         let hysteresis = Hysteresis::new(state);
         let waiting = Some(Vec::new());
-        let record = Record { backend, standing, hysteresis, since: Instant::now(), waiting };
+        let record = Record {
+            backend,
+            standing,
+            hysteresis,
+            since: Instant::now(),
+            ill: Ill::default(),
+            waiting,
+        };
         record.write_bits("its health check begins");
         record
     }
@@ -69,6 +78,12 @@ impl Record {
 
     pub fn unsettled(&self) -> bool {
         self.hysteresis.unsettled()
+    }
+
+    /// Nothing of its pool serves: clients wait for whoever is well next, or promoted.
+    pub fn is_awaited(&self) -> bool {
+        let none_serves = |pool: &Pool| !pool.members.iter().any(|m| m.state.serving());
+        self.standing.with(&self.backend.pool, |_, pool| none_serves(pool)).unwrap_or(false)
     }
 
     /// Takes the verdict of one probe that took so long.
@@ -102,6 +117,15 @@ impl Record {
         let needed = self.hysteresis.needed(found, thresholds);
         if let Some(state) = self.hysteresis.judge(found, thresholds) {
             self.changed(former, state, &because(verdict, needed));
+        }
+        let down = self.hysteresis.state() == State::Down;
+        if let (true, Verdict::Fail(failure)) = (down, verdict)
+            && self.ill.turns(failure, former != State::Down, thresholds.fall)
+        {
+            tracing::warn!(
+                pool = %self.backend.pool, backend = %self.backend.addr, reason = %failure,
+                "still down, but for another reason"
+            );
         }
         // After the bits: who waits goes on to use the backend.
         self.waiting = None;
@@ -158,6 +182,36 @@ impl Record {
                 "backend is up"
             ),
         }
+    }
+}
+
+/// In what way a backend that is down fails. A server that cannot be reached and then lets nobody in is
+/// down all along; who reads the log must learn of both.
+#[derive(Debug, Default)]
+struct Ill {
+    /// The index of the failure that was told.
+    told: usize,
+    /// Another one since, and how often in a row.
+    other: usize,
+    row: u32,
+}
+
+impl Ill {
+    /// Takes a failure in, the `first` one of this time that it is down or a later one. True if it is
+    /// to be told: another one than before, `fall` times in a row.
+    fn turns(&mut self, failure: &Failure, first: bool, fall: u32) -> bool {
+        let is = failure.index();
+        if first || is == self.told {
+            (self.told, self.row) = (is, 0);
+            return false;
+        }
+        self.row = if is == self.other { self.row + 1 } else { 1 };
+        self.other = is;
+        let turns = self.row >= fall;
+        if turns {
+            (self.told, self.row) = (is, 0);
+        }
+        turns
     }
 }
 

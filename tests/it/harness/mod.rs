@@ -7,6 +7,7 @@
 mod address;
 mod backend;
 mod child;
+pub mod databases;
 mod evenkeel;
 mod load;
 mod metrics;
@@ -14,6 +15,7 @@ mod process;
 mod raw;
 mod request;
 mod setup;
+pub mod sql;
 mod wire;
 mod witness;
 

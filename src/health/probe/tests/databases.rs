@@ -319,6 +319,33 @@ async fn a_server_cannot_make_the_probe_hash_for_ever() {
     }
 }
 
+/// A server that plays its part of SCRAM without knowing the password, and then lets the probe in.
+#[tokio::test(flavor = "local")]
+async fn a_server_that_does_not_know_the_password_is_not_the_one_that_is_meant() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let addr = listener.local_addr().expect("it is bound");
+    tokio::task::spawn_local(async move {
+        let (mut stream, _) = listener.accept().await.expect("a probe");
+        let mut heard = [0; 1024];
+        let _ = stream.read(&mut heard).await.expect("its hello");
+        let sasl = authentication(10, b"SCRAM-SHA-256\0SCRAM-SHA-256-PLUS\0\0");
+        stream.write_all(&sasl).await.expect("it listens");
+        let read = stream.read(&mut heard).await.expect("its nonce");
+        let said = String::from_utf8_lossy(&heard[..read]).into_owned();
+        let nonce = said.rsplit("r=").next().expect("a nonce");
+        let first = format!("r={nonce}and+mine,s=c2FsdA==,i=4096");
+        stream.write_all(&authentication(11, first.as_bytes())).await.expect("it listens");
+        let _ = stream.read(&mut heard).await.expect("its proof");
+        let proof = authentication(12, b"v=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=");
+        let all = [proof, authentication(0, b""), message(b'Z', "I")].concat();
+        let _ = stream.write_all(&all).await;
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    });
+    let verdict = probe(addr, postgres(PostgresRole::Any, secret("x"))).await;
+    let Verdict::Fail(failure) = verdict else { panic!("{verdict:?}") };
+    assert!(failure.to_string().contains("does not know the password"), "{failure}");
+}
+
 fn mysql(user: Option<&str>, password: Option<Secret>, role: MysqlRole) -> ProbeKind {
     ProbeKind::Mysql(MysqlProbe { user: user.map(String::from), password, role })
 }
