@@ -1,8 +1,8 @@
-//! Two copies of one request in a race: the second goes out when no answer has begun in time, the first
-//! good answer wins, and the loser is dropped with its connection.
+//! Copies of one request in a race: a further one goes out each time that no answer has begun in time, the
+//! first good answer wins, and the losers are dropped with their connections.
 //!
 //! Only for requests that are safe and have no body; the client's side is not touched before there is a
-//! winner. A second copy counts as an attempt and takes its leave from the pool's retry budget.
+//! winner. A further copy counts as an attempt and takes its leave from the pool's retry budget.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -30,6 +30,12 @@ const WINDOW: Duration = Duration::from_secs(10);
 const ANSWERS: u64 = 100;
 /// How often it is worked out anew.
 const REFRESH: Duration = Duration::from_secs(1);
+
+/// After so long a copy is asked for again: where the budget had no leave (another may have given its own
+/// back), where no other backend was to be had, and where it has had all its attempts.
+const REFUSED: Duration = Duration::from_millis(20);
+const NOBODY: Duration = Duration::from_millis(100);
+const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// When a second copy of this request is to go out; `None`: never.
 pub fn after(attempt: &Attempt<'_>, percentiles: &Percentiles) -> Option<Duration> {
@@ -60,8 +66,8 @@ struct Race<'a> {
     failed: Option<Failed>,
 }
 
-/// Runs one attempt at the backend of `lease`, and another beside it if no answer has begun `after` so
-/// long. Of the backends that failed on the way `retries` is told.
+/// Runs one attempt at the backend of `lease`, and others beside it, each when no answer has begun
+/// `after` so long. Of the backends that failed on the way `retries` is told.
 pub async fn race(
     attempt: &Attempt<'_>,
     lease: Lease,
@@ -76,7 +82,8 @@ pub async fn race(
     retries.leave(&lease);
     let mut race = Race { attempt, copies: Vec::new(), spare: None, failed: None };
     race.enter(lease);
-    let mut timed = true;
+    let mut latest = Latest::new(attempt, first);
+    let mut refused = false;
     let ended = poll_fn(|cx| {
         if let Poll::Ready(ended) = race.poll(cx, retries, record.attempts.get()) {
             return Poll::Ready(ended);
@@ -86,11 +93,29 @@ pub async fn race(
         if front.poll_gone(cx).is_ready() {
             return Poll::Ready(Err(Failed { cause: Cause::ClientGone, sent: Sent::Lost }));
         }
-        if timed && timer.poll(cx).is_ready() {
-            timed = false;
-            if let Some(second) = hedge(attempt, retries, record) {
-                race.enter(second);
-                return race.poll(cx, retries, record.attempts.get());
+        if timer.poll(cx).is_ready() {
+            let frozen = latest.is_frozen(attempt);
+            let more = match race.copies.len() {
+                // One beside the first in any case; a third only for two that look frozen.
+                1 => hedge(attempt, retries, record),
+                _ if frozen => hedge(attempt, retries, record),
+                _ => Err(after),
+            };
+            match more {
+                Ok(lease) => {
+                    latest = Latest::new(attempt, lease.index());
+                    race.enter(lease);
+                    timer.set(after);
+                    let _ = timer.poll(cx);
+                    return race.poll(cx, retries, record.attempts.get());
+                }
+                Err(wait) => {
+                    if wait == REFUSED && !std::mem::replace(&mut refused, true) {
+                        cells(attempt).retry_budget_exhausted.inc();
+                    }
+                    timer.set(wait);
+                    let _ = timer.poll(cx);
+                }
             }
         }
         Poll::Pending
@@ -105,21 +130,50 @@ pub async fn race(
     ended
 }
 
-/// Leave for a second copy, and where it goes.
-fn hedge(attempt: &Attempt<'_>, retries: &mut Retries, record: &Record) -> Option<Lease> {
+/// Where the latest copy went, and how many answers this worker had had from there by then.
+struct Latest {
+    index: usize,
+    answers: u64,
+}
+
+impl Latest {
+    fn new(attempt: &Attempt<'_>, index: usize) -> Latest {
+        Latest { index, answers: Latest::answers(attempt, index) }
+    }
+
+    fn answers(attempt: &Attempt<'_>, index: usize) -> u64 {
+        let backend = &attempt.plan.picker.pool().members[index].state;
+        backend.cells.of(attempt.client.worker.id).requests.total()
+    }
+
+    /// Whether it has answered nobody meanwhile; then it is not where further copies should go, whoever
+    /// sends them.
+    fn is_frozen(&self, attempt: &Attempt<'_>) -> bool {
+        let frozen = Latest::answers(attempt, self.index) == self.answers;
+        if frozen {
+            let now_nanos = attempt.client.worker.nanos(Instant::now());
+            attempt.plan.picker.pool().members[self.index].state.late(now_nanos);
+        }
+        frozen
+    }
+}
+
+/// Leave for a further copy, and where it goes; or when to ask again.
+fn hedge(attempt: &Attempt<'_>, retries: &mut Retries, record: &Record) -> Result<Lease, Duration> {
     let (picker, worker) = (&attempt.plan.picker, &attempt.client.worker);
     let attempts = record.attempts.get();
     if attempts >= picker.pool().config.retry.attempts {
-        return None;
+        return Err(NEVER);
     }
-    let lease = picker.pick_in_turn(attempt.plan.again(worker), &retries.tried).ok()?;
-    if !retries.take_hedge(picker, cells(attempt)) {
-        return None;
+    let ask = attempt.plan.again(worker);
+    let lease = picker.pick_in_turn(ask, &retries.tried).map_err(|_| NOBODY)?;
+    if !retries.take_hedge(picker) {
+        return Err(REFUSED);
     }
     retries.leave(&lease);
     record.attempts.set(attempts + 1);
     cells(attempt).hedges.inc();
-    Some(lease)
+    Ok(lease)
 }
 
 fn cells<'a>(attempt: &'a Attempt<'_>) -> &'a PoolCells {

@@ -17,7 +17,7 @@ use super::decide::{Decision, Plan, Refused, decide};
 use super::head::{self, Rules};
 use super::record::{self, Record};
 use super::relay::Exchange;
-use super::retry::Retries;
+use super::retry::{Retries, Trouble};
 use super::wait::Wait;
 use super::worker::Here;
 use super::{hedge, judge, relay};
@@ -218,6 +218,7 @@ async fn forward(
     let in_progress = picker.begin_request(worker.id);
     let cells = picker.pool().state.cells.of(worker.id);
     let mut retries = Retries::new(plan.ask.safe);
+    retries.tried.of_attempts(retry.attempts);
     let mut next = plan.stick();
     loop {
         // The first attempt is as old as its request, to the microsecond.
@@ -255,6 +256,10 @@ async fn forward(
                 let status = answer.status.as_u16();
                 judge::answered(worker, &lease, status, took, worker.nanos(began));
                 if answer.status.is_server_error() {
+                    let trouble = Trouble::Status(answer.status);
+                    let sent = upload.sent();
+                    let attempts = record.attempts.get();
+                    retries.reserve(trouble, sent, picker, worker, attempts).await;
                     next = retries.instead(record, plan, &lease, &answer, upload.sent());
                     if next.is_some() {
                         if !entered.is_ordered() {
@@ -270,6 +275,9 @@ async fn forward(
             }
             Err(failed) if clocks.is_over() => return Err(counted(failed.cause, client)),
             Err(failed) => {
+                let trouble = Trouble::Failed(failed.cause);
+                let attempts = record.attempts.get();
+                retries.reserve(trouble, failed.sent, picker, worker, attempts).await;
                 retries.again(record, picker, failed).map_err(|cause| counted(cause, client))?;
             }
         }

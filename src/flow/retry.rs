@@ -3,8 +3,9 @@
 //!
 //! Decides and counts; picks nothing and sends nothing. The first retry of a request after `connect`, or
 //! after a reset before the head of an answer, is free, so that half a tier may die unnoticed. All others
-//! take their leave from the budget, and so do hedges.
+//! take their leave from the budget, for which they wait a moment, and so do hedges.
 
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -22,11 +23,16 @@ use crate::outcome::{Cause, Sent, Side};
 use crate::pool::budget::RetryGuard;
 use crate::pool::pick::Tried;
 use crate::pool::{Lease, Picker};
+use crate::timer::Deadline;
 
 /// The pause before the first retry at a backend that was tried already; each further one is twice as
 /// long. Jittered down to half.
 const BACK_OFF: Duration = Duration::from_millis(25);
 const BACK_OFF_MOST: Duration = Duration::from_secs(1);
+
+/// So often leave is asked for again, and after so long.
+const LEAVES: u32 = 10;
+const LEAVE: Duration = Duration::from_millis(10);
 
 /// What a backend may ask for at the most.
 const SPARED_SECONDS: u64 = 60;
@@ -50,8 +56,10 @@ pub struct Retries {
     pub failed: Option<Cause>,
     /// Held while an attempt counts against the pool's budget.
     guard: Option<RetryGuard>,
-    /// The same for a second copy beside the first.
-    hedge: Option<RetryGuard>,
+    /// The same for each copy beside the first.
+    hedges: Vec<RetryGuard>,
+    /// Leave for the next attempt, waited for.
+    granted: Option<RetryGuard>,
     /// How often all that serve had been tried.
     rounds: u32,
     /// An answer is owed to a second attempt, or to a wait.
@@ -110,7 +118,8 @@ impl Retries {
             tried,
             failed: None,
             guard: None,
-            hedge: None,
+            hedges: Vec::new(),
+            granted: None,
             rounds: 0,
             masked: false,
         }
@@ -124,6 +133,38 @@ impl Retries {
             && sent.allows_another(self.repeatable)
     }
 
+    /// The attempt before has ended, and with it what it counted.
+    fn end(&mut self) {
+        self.guard = None;
+        self.hedges.clear();
+    }
+
+    /// Waits for leave for one more attempt, if that is what it needs, but not for long: a burst of
+    /// failures is worked off in turn.
+    pub async fn reserve(
+        &mut self,
+        trouble: Trouble,
+        sent: Sent,
+        picker: &Rc<Picker>,
+        worker: &Worker,
+        attempts: u32,
+    ) {
+        let free = attempts == 1 && trouble.is_free();
+        if free || !self.may(trouble, sent, &picker.pool().config.retry, attempts) {
+            return;
+        }
+        self.end();
+        let timer = Deadline::new(&worker.wheel);
+        for _ in 0..LEAVES {
+            self.granted = picker.try_retry();
+            if self.granted.is_some() {
+                return;
+            }
+            timer.set(LEAVE);
+            poll_fn(|cx| timer.poll(cx)).await;
+        }
+    }
+
     /// Asks for leave for one more attempt after number `attempts`, and counts it. `false`: the budget
     /// is spent.
     pub fn take(
@@ -133,10 +174,9 @@ impl Retries {
         cells: &PoolCells,
         attempts: u32,
     ) -> bool {
-        // The attempt before has ended, and with it what it counted.
-        (self.guard, self.hedge) = (None, None);
+        self.end();
         if attempts > 1 || !trouble.is_free() {
-            match picker.try_retry() {
+            match self.granted.take().or_else(|| picker.try_retry()) {
                 None => {
                     cells.retry_budget_exhausted.inc();
                     return false;
@@ -197,14 +237,11 @@ impl Retries {
         self.leave(lease);
     }
 
-    /// Asks for leave for a second copy beside the first. `false`: the budget is spent.
-    pub fn take_hedge(&mut self, picker: &Rc<Picker>, cells: &PoolCells) -> bool {
+    /// Asks for leave for a further copy beside the first. `false`: the budget is spent.
+    pub fn take_hedge(&mut self, picker: &Rc<Picker>) -> bool {
         let guard = picker.try_retry();
-        if guard.is_none() {
-            cells.retry_budget_exhausted.inc();
-        }
         let granted = guard.is_some();
-        self.hedge = guard.or(self.hedge.take());
+        self.hedges.extend(guard);
         granted
     }
 
@@ -232,6 +269,8 @@ impl Retries {
 mod tests {
     use super::*;
     use crate::config::defaults::RETRY;
+    use crate::config::model::Balance;
+    use crate::pool::sample;
 
     const TROUBLES: [Trouble; 10] = [
         Trouble::Failed(Cause::Connect),
@@ -272,6 +311,25 @@ mod tests {
             let trouble = Trouble::Status(StatusCode::from_u16(status).unwrap());
             assert!(!often.may(trouble, Sent::Nothing, &RETRY, 1), "{status}");
         }
+    }
+
+    #[test]
+    fn the_first_one_after_connect_or_reset_is_free() {
+        let pool = sample::pool(Balance::Random, &[1]);
+        let (picker, cells) = (Rc::new(Picker::new(pool)), PoolCells::default());
+        let spent: Vec<_> = std::iter::from_fn(|| picker.try_retry()).collect();
+        assert_eq!(spent.len(), RETRY.budget_min as usize);
+        let mut retries = Retries::new(true);
+        let mut take =
+            |cause, attempts| retries.take(Trouble::Failed(cause), &picker, &cells, attempts);
+        assert!(take(Cause::Connect, 1) && !take(Cause::Connect, 2));
+        assert!(take(Cause::Reset, 1) && !take(Cause::Reset, 2));
+        assert!(take(Cause::ConnectTimeout, 1) && !take(Cause::ConnectTimeout, 2));
+        assert!(!take(Cause::Garbage, 1) && !take(Cause::Truncated, 1) && !take(Cause::Timeout, 1));
+        assert_eq!(cells.retry_budget_exhausted.get(), 6);
+        drop(spent);
+        assert!(take(Cause::Garbage, 1));
+        assert_eq!(picker.pool().state.retries(), 1, "held for as long as the attempt");
     }
 
     #[test]

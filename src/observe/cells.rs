@@ -207,6 +207,10 @@ impl ByClass {
         self.0[if class < 6 { class } else { 0 }].inc();
     }
 
+    pub fn total(&self) -> u64 {
+        self.0.iter().map(Counter::get).sum()
+    }
+
     /// In the order of [`CLASSES`].
     pub fn get(&self, class: usize) -> u64 {
         self.0[class].get()

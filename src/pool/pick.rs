@@ -49,15 +49,30 @@ pub struct Ask {
 
 /// The members that earlier attempts of the same request have used.
 #[derive(Clone, Debug, Default)]
-pub struct Tried(Vec<usize>);
+pub struct Tried {
+    places: Vec<usize>,
+    /// How many attempts the request has; 0: as many as there are members.
+    attempts: u32,
+}
 
 impl Tried {
     pub fn add(&mut self, lease: &Lease) {
-        self.0.push(lease.index());
+        self.places.push(lease.index());
+    }
+
+    /// So many attempts, in all, its request has.
+    pub fn of_attempts(&mut self, attempts: u32) {
+        self.attempts = attempts;
+    }
+
+    /// Of several attempts only one is left.
+    fn is_last(&self) -> bool {
+        let had = self.places.len() as u32;
+        had >= 2 && self.attempts > 0 && had + 1 >= self.attempts
     }
 
     pub fn has(&self, index: usize) -> bool {
-        self.0.contains(&index)
+        self.places.contains(&index)
     }
 }
 
@@ -107,7 +122,8 @@ impl Picker {
             return Ok(lease);
         }
         let spilled = failover.spill_below.and_then(|below| self.spill(below, ask, tried));
-        if let Some(lease) = spilled.or_else(|| self.walk(ask, tried, Reasons::ALL)) {
+        let lease = spilled.or_else(|| self.sound(ask, tried));
+        if let Some(lease) = lease.or_else(|| self.walk(ask, tried, Reasons::ALL)) {
             return Ok(lease);
         }
         match self.why(Reasons::ALL, tried) {
@@ -174,6 +190,23 @@ impl Picker {
         self.pool.order().find_map(|place| self.of(place, ask, tried, against))
     }
 
+    /// For a request that has failed at a backend: one that has not failed lately, if need be of another
+    /// tier, and for its last attempt rather of one where it has tried nobody. So a tier that has just
+    /// died as a whole costs nobody an answer before that is known of it.
+    fn sound(self: &Rc<Self>, ask: Ask, tried: &Tried) -> Option<Lease> {
+        let tiers = &self.pool.tiers;
+        if tried.places.is_empty() || tiers.len() < 2 {
+            return None;
+        }
+        let order = || self.pool.order();
+        let untried =
+            |&place: &usize| !tried.places.iter().any(|at| tiers[place].places.contains(at));
+        let of = |place| self.of_those(place, ask, tried, Reasons::ALL, true);
+        let last = tried.is_last();
+        let elsewhere = order().filter(|place| last && untried(place)).find_map(of);
+        elsewhere.or_else(|| order().find_map(of))
+    }
+
     /// The same, each tier passing on what it does not keep; `None` where that finds nobody.
     fn spill(self: &Rc<Self>, below: u32, ask: Ask, tried: &Tried) -> Option<Lease> {
         let mut rng = fastrand::Rng::with_seed(!ask.draw);
@@ -199,9 +232,21 @@ impl Picker {
         tried: &Tried,
         against: Reasons,
     ) -> Option<Lease> {
+        self.of_those(place, ask, tried, against, false)
+    }
+
+    /// The same; `sound`: of those that have not failed lately.
+    fn of_those(
+        self: &Rc<Self>,
+        place: usize,
+        ask: Ask,
+        tried: &Tried,
+        against: Reasons,
+        sound: bool,
+    ) -> Option<Lease> {
         let (tier, turn) = (&self.pool.tiers[place], &self.turns[place]);
         let spare = self.pool.state.spares(ask.now_nanos);
-        let mut view = View { against, spare, ..self.view(tier, ask, tried) };
+        let mut view = View { against, spare, sound, ..self.view(tier, ask, tried) };
         for _ in 0..RACES {
             let chosen = tier.balance.choose(&view, turn).or_else(|| {
                 // Nobody but those that are ramping up, or want to be spared: then they take it all.
@@ -228,6 +273,7 @@ impl Picker {
             ask,
             against: Reasons::ALL,
             spare: false,
+            sound: false,
             slow_start_nanos: self.pool.config.slow_start.map(|ramp| ramp.as_nanos() as u64),
         }
     }

@@ -221,6 +221,15 @@ impl BackendState {
         (failing.fetch_add(1, Ordering::Relaxed) & !BROKEN).wrapping_add(1)
     }
 
+    /// It lets somebody wait and has answered nobody meanwhile: shunned as if it had failed, until it
+    /// brings a good answer.
+    pub fn late(&self, now_nanos: u64) {
+        let (standing, order) = (&self.standing.0, Ordering::Relaxed);
+        standing.failed_at_nanos.store(now_nanos, order);
+        // One that fails already does not fail more for that.
+        let _ = standing.failing.compare_exchange(0, 1, order, order);
+    }
+
     /// An attempt at it went well, up to the head of its answer or (`whole`) to its end. True if that
     /// ended a row of failures: a head ends none in which answers broke off.
     pub fn succeeded(&self, whole: bool) -> bool {

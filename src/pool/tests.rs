@@ -80,7 +80,12 @@ fn binding(reason: Reason) -> bool {
 }
 
 /// What a pick should come to: the first tier that has somebody, of these; or why there is nobody.
-fn expected(pool: &Pool, tried: &Tried, held: &HashMap<usize, u32>) -> Result<Vec<usize>, NoPick> {
+fn expected(
+    pool: &Pool,
+    ask: Ask,
+    (tried, last): (&Tried, bool),
+    held: &HashMap<usize, u32>,
+) -> Result<Vec<usize>, NoPick> {
     let failover = &pool.config.failover;
     let tiers = order(pool);
     let serving = |&at: &usize| {
@@ -107,8 +112,21 @@ fn expected(pool: &Pool, tried: &Tried, held: &HashMap<usize, u32>) -> Result<Ve
         let held = held.get(at).copied().unwrap_or(0);
         pool.members[*at].max_requests.is_none_or(|most| held < most)
     };
+    let sound = |&&at: &&usize| {
+        let state = &pool.members[at].state;
+        let ago = ask.now_nanos.saturating_sub(state.failed_at_nanos());
+        serving(&at) && (state.failing() == 0 || ago > 5_000_000_000)
+    };
+    let fit = |at: &&usize| counts(at) && !tried.has(**at) && room(at);
+    let had = (0..pool.members.len()).any(|at| tried.has(at));
+    let elsewhere = tiers.iter().filter(|tier| last && !tier.iter().any(|&at| tried.has(at)));
+    for tier in elsewhere.chain(&tiers).filter(|_| had && tiers.len() > 1) {
+        let fit: Vec<usize> = tier.iter().filter(fit).filter(sound).copied().collect();
+        if !fit.is_empty() {
+            return Ok(fit);
+        }
+    }
     for tier in &tiers {
-        let fit = |at: &&usize| counts(at) && !tried.has(**at) && room(at);
         let fit: Vec<usize> = tier.iter().filter(fit).copied().collect();
         if !fit.is_empty() {
             return Ok(fit);
@@ -134,7 +152,7 @@ fn every_pick_is_what_the_words_say() {
         let picker = Rc::new(Picker::new(pool.clone()));
         let mut leases: Vec<Lease> = Vec::new();
         for _ in 0..60 {
-            match rng.u8(..6) {
+            match rng.u8(..7) {
                 0 => flip_reasons(&pool, &mut rng),
                 1 => pool.state.set_floor(rng.u8(..9)),
                 2 if !leases.is_empty() => drop(leases.swap_remove(rng.usize(..leases.len()))),
@@ -144,19 +162,27 @@ fn every_pick_is_what_the_words_say() {
                     member.state.spare_until(rng.u64(..20_000_000_000));
                     pool.state.spare_until(20_000_000_000);
                 }
+                4 => {
+                    let member = &pool.members[rng.usize(..pool.members.len())];
+                    member.state.late(rng.u64(..20_000_000_000));
+                }
                 _ => {
                     let mut tried = Tried::default();
-                    let mut held = HashMap::new();
+                    let (mut held, mut used) = (HashMap::new(), 0);
                     for lease in &leases {
                         *held.entry(lease.index()).or_insert(0) += 1;
                         if rng.u8(..5) == 0 {
                             tried.add(lease);
+                            used += 1;
                         }
                     }
                     let draw = rng.u64(..);
                     let now_nanos = rng.u64(..20_000_000_000);
                     let ask = Ask { key: Some(draw), draw, now_nanos, safe: true };
-                    let expected = expected(&pool, &tried, &held);
+                    let attempts = rng.u32(..5);
+                    tried.of_attempts(attempts);
+                    let last = attempts > 0 && used >= 2 && used + 1 >= attempts;
+                    let expected = expected(&pool, ask, (&tried, last), &held);
                     match (picker.pick(ask, &tried), expected) {
                         (Ok(lease), Ok(fit)) => {
                             assert!(fit.contains(&lease.index()), "{} of {fit:?}", lease.index());

@@ -218,6 +218,36 @@ fn backends_restarted_one_after_the_other_cost_no_get() {
     }
 }
 
+/// Nothing has told yet that the tier is gone, neither a health check nor an ejection.
+#[test]
+fn a_tier_that_dies_as_a_whole_costs_no_get() {
+    let mut active = three();
+    let standby = Backend::start("s");
+    let list: Vec<String> = active.iter().map(|b| format!("\"{}\"", b.address)).collect();
+    let keys = format!(
+        "backends: [{}, {{address: \"{}\", tier: 1}}], outlier: off",
+        list.join(", "),
+        standby.address
+    );
+    let proxy = Proxy::start(setup().http("web", "web").pool_of("web", &keys));
+    let load = Load::on(proxy.address("web")).half_posts().start();
+    load.wait_answers(60);
+    assert_eq!(standby.ledger().len(), 0);
+    active.iter_mut().for_each(Backend::kill);
+    load.wait_answers(300);
+    active.iter_mut().for_each(Backend::restart);
+    load.wait_answers(60);
+    // Lying instead of gone: each says that it cannot, and one has to be asked after the other.
+    active.iter_mut().for_each(|backend| backend.now("status 503"));
+    load.wait_answers(200);
+    active.iter_mut().for_each(|backend| backend.now("answer"));
+    let report = load.stop();
+    report.assert_no_failure_of("GET");
+    let all: Vec<Backend> = active.into_iter().chain([standby]).collect();
+    assert_eq!(executed_twice("POST", &all), [""; 0]);
+    assert!(report.from("s") > 300, "{:?}", report.by_backend);
+}
+
 #[test]
 fn when_all_are_gone_clients_hear_so_at_once_and_later_are_served_again() {
     let mut backends = three();

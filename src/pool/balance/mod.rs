@@ -111,6 +111,8 @@ pub(super) struct View<'a> {
     pub against: Reasons,
     /// Those that have asked to be spared at this time are passed over.
     pub spare: bool,
+    /// Those that have failed lately are passed over.
+    pub sound: bool,
     /// The time in which the weight of one that came back ramps up; `None` is at once.
     pub slow_start_nanos: Option<u64>,
 }
@@ -126,6 +128,7 @@ impl View<'_> {
         let Member { state, max_requests, .. } = &self.members[index];
         !state.any(self.against)
             && !self.tried.has(self.first + index)
+            && (!self.sound || !fails(state, self.ask.now_nanos))
             && (!self.spare || !state.is_spared(self.ask.now_nanos))
             && max_requests.is_none_or(|most| state.in_flight() < most)
             && self.slow_start_nanos.is_none_or(|ramp| self.has_ramped(state, ramp))
@@ -153,10 +156,15 @@ const SHUNNED_NANOS: u64 = 5_000_000_000;
 /// what it costs, until an answer is good or some time has passed.
 fn worse_by_failures(state: &BackendState, cost: u128, now_nanos: u64) -> u128 {
     match state.failing() {
-        0 => cost,
-        _ if now_nanos.saturating_sub(state.failed_at_nanos()) > SHUNNED_NANOS => cost,
-        row => cost.max(1) << row.min(16),
+        row if fails(state, now_nanos) => cost.max(1) << row.min(16),
+        _ => cost,
     }
+}
+
+/// Its last attempt has failed, and not long ago.
+fn fails(state: &BackendState, now_nanos: u64) -> bool {
+    let ago = now_nanos.saturating_sub(state.failed_at_nanos());
+    state.failing() != 0 && ago <= SHUNNED_NANOS
 }
 
 #[cfg(test)]
