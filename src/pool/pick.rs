@@ -191,20 +191,26 @@ impl Picker {
     }
 
     /// For a request that has failed at a backend: one that has not failed lately, if need be of another
-    /// tier, and for its last attempt rather of one where it has tried nobody. So a tier that has just
-    /// died as a whole costs nobody an answer before that is known of it.
+    /// tier, and for its last attempt rather of one where it has tried nobody; failing that one that is
+    /// out, but has done nothing wrong of late. So a tier that has just died as a whole costs nobody an
+    /// answer before that is known of it.
     fn sound(self: &Rc<Self>, ask: Ask, tried: &Tried) -> Option<Lease> {
         let tiers = &self.pool.tiers;
-        if tried.places.is_empty() || tiers.len() < 2 {
+        if tried.places.is_empty() {
             return None;
+        }
+        let last = tried.is_last();
+        if tiers.len() == 1 && !last {
+            return None; // the usual pick comes to the same
         }
         let order = || self.pool.order();
         let untried =
             |&place: &usize| !tried.places.iter().any(|at| tiers[place].places.contains(at));
         let of = |place| self.of_those(place, ask, tried, Reasons::ALL, true);
-        let last = tried.is_last();
+        let out = |place| self.of_those(place, ask, tried, Reasons::BUT_EJECTED, true);
         let elsewhere = order().filter(|place| last && untried(place)).find_map(of);
-        elsewhere.or_else(|| order().find_map(of))
+        let serving = elsewhere.or_else(|| order().find_map(of));
+        serving.or_else(|| order().filter(|_| last).find_map(out))
     }
 
     /// The same, each tier passing on what it does not keep; `None` where that finds nobody.

@@ -112,16 +112,25 @@ fn expected(
         let held = held.get(at).copied().unwrap_or(0);
         pool.members[*at].max_requests.is_none_or(|most| held < most)
     };
-    let sound = |&&at: &&usize| {
-        let state = &pool.members[at].state;
+    let quiet = |at: &usize| {
+        let state = &pool.members[*at].state;
         let ago = ask.now_nanos.saturating_sub(state.failed_at_nanos());
-        serving(&at) && (state.failing() == 0 || ago > 5_000_000_000)
+        state.failing() == 0 || ago > 5_000_000_000
     };
+    let sound = |at: &&usize| serving(at) && quiet(at);
     let fit = |at: &&usize| counts(at) && !tried.has(**at) && room(at);
     let had = (0..pool.members.len()).any(|at| tried.has(at));
     let elsewhere = tiers.iter().filter(|tier| last && !tier.iter().any(|&at| tried.has(at)));
-    for tier in elsewhere.chain(&tiers).filter(|_| had && tiers.len() > 1) {
+    for tier in elsewhere.chain(&tiers).filter(|_| had && (tiers.len() > 1 || last)) {
         let fit: Vec<usize> = tier.iter().filter(fit).filter(sound).copied().collect();
+        if !fit.is_empty() {
+            return Ok(fit);
+        }
+    }
+    // The last attempt had better go to one that is out than to one that fails.
+    for tier in tiers.iter().filter(|_| last) {
+        let out = |at: &&usize| only_ejected(at) && quiet(at) && !tried.has(**at) && room(at);
+        let fit: Vec<usize> = tier.iter().filter(out).copied().collect();
         if !fit.is_empty() {
             return Ok(fit);
         }
