@@ -6,6 +6,7 @@ mod accept;
 mod cli;
 mod databases;
 mod drain;
+mod exclusive;
 mod failover;
 mod faults;
 mod h1_corpus;
