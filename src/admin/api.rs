@@ -8,7 +8,7 @@ use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST};
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, FORWARDED, HOST};
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
@@ -96,6 +96,10 @@ fn is_for_us(headers: &HeaderMap, ends: Ends) -> Result<(), Fault> {
             "{PREFIX} is served to this machine only, and you come from {peer}; run the command on \
              the machine where evenkeel runs"
         ));
+    }
+    // A proxy on this machine, perhaps this very one, would make everybody a neighbour.
+    if headers.contains_key("x-forwarded-for") || headers.contains_key(FORWARDED) {
+        return refuse("asked through a proxy; ask the machine itself".to_owned());
     }
     let hosts: Vec<_> = headers.get_all(HOST).iter().collect();
     let [host] = hosts[..] else { return refuse("exactly one Host is needed".to_owned()) };
@@ -259,11 +263,11 @@ fn operate(context: &Context, order: Order) -> Result<Bytes, Fault> {
             let (word, message) = (word(done), message(pool, &said, done));
             Ok(json(&pools::Done { done: word, message, pool: pools::Pool::of(pool) }))
         }
-        Err(refusal) => Err(refused(pool, refusal)),
+        Err(refusal) => Err(refused(pool, &said, refusal)),
     }
 }
 
-fn refused(pool: &Pool, refusal: Refusal) -> Fault {
+fn refused(pool: &Pool, order: &Order, refusal: Refusal) -> Fault {
     let name = &pool.config.name;
     let status = match refusal {
         Refusal::UnknownPool | Refusal::UnknownBackend => StatusCode::NOT_FOUND,
@@ -272,7 +276,16 @@ fn refused(pool: &Pool, refusal: Refusal) -> Fault {
             StatusCode::CONFLICT
         }
     };
-    let fault = Fault::new(status, format!("pool {name}: {refusal}"));
+    let why = match (refusal, order) {
+        (Refusal::Refused(Refused::ServesNothing), Order::Switchover { to: None, .. }) => {
+            "nothing else serves that traffic could go to".to_owned()
+        }
+        (Refusal::Refused(Refused::ServesNothing), Order::Switchover { to: Some(tier), .. }) => {
+            format!("nothing serves in tier {tier}")
+        }
+        _ => refusal.to_string(),
+    };
+    let fault = Fault::new(status, format!("pool {name}: {why}"));
     match refusal {
         Refusal::Refused(Refused::UnknownTier) => {
             fault.known(pool.tiers.iter().map(|tier| tier.number))

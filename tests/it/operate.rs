@@ -174,7 +174,7 @@ fn what_cannot_be_done_is_said_in_a_line() {
         line(&["drain", "web/10.0.0.1:80", "--deadline", "30"], 2)
             .contains("a duration with its unit")
     );
-    assert!(line(&["switchover", "web"], 1).contains("nothing there serves"));
+    assert!(line(&["switchover", "web"], 1).contains("nothing else serves"));
     // Nobody is there, and somebody else is.
     let nobody = evenkeel(Path::new("."), &["failback", "web", "--admin", "127.0.0.1:1"]);
     assert_eq!(nobody.status.code(), Some(1));

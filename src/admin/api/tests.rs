@@ -83,6 +83,18 @@ async fn only_this_machine_is_answered_and_only_by_its_own_names() {
 }
 
 #[tokio::test(flavor = "local")]
+async fn what_comes_through_a_proxy_is_refused() {
+    let context = context();
+    for name in ["X-Forwarded-For", "Forwarded"] {
+        let request = Request::get("/api/v1/pools").header(HOST, "localhost").header(name, "x");
+        let request = request.body(Full::<Bytes>::default()).unwrap();
+        let here = LOCAL.parse().unwrap();
+        let answer = answer(request, Ends { peer: here, local: here }, &context).await;
+        assert_eq!(answer.status(), 403, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "local")]
 async fn what_is_wrong_with_an_order_is_said() {
     let context = context();
     let backend = "/api/v1/pools/web/backends/10.0.0.0:80/drain";
@@ -145,4 +157,13 @@ async fn orders_are_carried_out_and_told() {
     assert_eq!((&tier["weight"], &tier["serving_weight"]), (&3.into(), &2.into()));
     assert_eq!((&tier["active"], &tier["share"]), (&true.into(), &1.0.into()));
     assert_eq!(tier["backends"][1]["reasons"], serde_json::json!(["down"]));
+    assert!(tier["backends"][1]["ejected"].is_null());
+    state.set(Reason::Ejected);
+    state.passive.until_millis.set(1_000);
+    let (_, pool) = ask(&context, &HERE, "GET", "/api/v1/pools/web", "", "").await;
+    let ejected = &pool["tiers"][0]["backends"][1]["ejected"];
+    assert_eq!(
+        (ejected["until_unix_ms"].as_u64(), ejected["cause"].is_string()),
+        (Some(1_000), true)
+    );
 }

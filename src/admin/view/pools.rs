@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::tiers;
 use crate::config::model::FailoverMode;
 use crate::health::failover::Alarm;
+use crate::health::outlier::Why;
 use crate::pool::tier::Weights;
-use crate::pool::{self, Member};
+use crate::pool::{self, Member, Reason};
 
 #[derive(Debug, Serialize)]
 pub struct Pools {
@@ -52,6 +53,9 @@ pub struct Backend {
     pub serving: bool,
     /// Why it does not serve.
     pub reasons: Vec<&'static str>,
+    /// Out by what its traffic showed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ejected: Option<Ejected>,
     /// Requests and streams in progress.
     pub in_flight: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -59,6 +63,14 @@ pub struct Backend {
     /// In an exclusive pool: all traffic goes to this one.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub chosen: bool,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Ejected {
+    /// As in `/readyz?verbose`.
+    pub cause: &'static str,
+    /// In milliseconds since 1970; after it the backend waits for its trial.
+    pub until_unix_ms: u64,
 }
 
 /// What came of an order.
@@ -143,9 +155,17 @@ impl Backend {
             weight: member.weight,
             serving: state.serving(),
             reasons: state.reasons().map(|reason| reason.label()).collect(),
+            ejected: ejected(member),
             in_flight: state.in_flight(),
             max_requests: member.max_requests,
             chosen: pool.config.failover.exclusive && pool.state.chosen() == Some(state.id),
         }
     }
+}
+
+fn ejected(member: &Member) -> Option<Ejected> {
+    let passive = &member.state.passive;
+    let cause = Why::LABELS.get(passive.cause.get() as usize);
+    let cause = cause.filter(|_| member.state.has(Reason::Ejected))?;
+    Some(Ejected { cause, until_unix_ms: passive.until_millis.get() })
 }
