@@ -239,6 +239,11 @@ impl BackendState {
         row != 0 && (whole || row & BROKEN == 0) && failing.swap(0, Ordering::Relaxed) != 0
     }
 
+    /// For the control thread: it comes back, and what it failed of before is over.
+    pub fn forget_failures(&self) {
+        self.standing.0.failing.store(0, Ordering::Relaxed);
+    }
+
     /// Failures in a row, a moment old.
     pub fn failing(&self) -> u32 {
         self.standing.0.failing.load(Ordering::Relaxed) & !BROKEN

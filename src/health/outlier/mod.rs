@@ -106,12 +106,15 @@ impl Judge {
             // Both have whoever takes requests, and nobody else is accused.
             let Some(world) = worlds.get_mut(&world(one, rules)) else { continue };
             let Some(tier) = tiers.get_mut(&one.tier) else { continue };
-            let last = one.otherwise && world.serving <= 1;
+            // What flaps is kept out to spare the others the changes: who is alone in its tier has no others.
+            let alone = matches!(why, Why::Flapping(_)) && tier.serving <= 1;
+            let last = one.otherwise && (world.serving <= 1 || alone);
             if last || tier.out >= most_out(tier.takers, rules) {
                 continue;
             }
             tier.out += 1;
             world.serving -= usize::from(one.otherwise);
+            tier.serving -= usize::from(one.otherwise);
             orders.push(self.judged[place].eject(one, why, rules, now, rng));
         }
         self.rescue(seen, rules, &worlds, now, &mut orders);

@@ -111,8 +111,10 @@ impl Standing {
         }
         let serves = backend.reasons().all(|reason| clear.contains(&reason));
         if serves && !served && !first {
-            // Before the bits: whoever sees that it serves sees since when.
+            // Before the bits: whoever sees that it serves sees since when, and holds nothing against it
+            // that was before.
             backend.came_back(self.nanos());
+            backend.forget_failures();
         }
         for &reason in clear {
             changed |= backend.clear(reason);
