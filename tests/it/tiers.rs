@@ -8,7 +8,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::harness::{
-    Answer, Ask, Backend, Broken, Conn, Load, PATIENCE, Proxy, Setup, eventually, get, setup,
+    Answer, Ask, Backend, Broken, Conn, Load, PATIENCE, Proxy, Setup, eventually, executed_twice,
+    get, setup,
 };
 
 const CHECK: &str = "health_check: {http: {path: /healthz}, interval: 100ms, \
@@ -89,6 +90,34 @@ fn a_tier_that_dies_costs_no_answer_and_comes_back_after_a_stable_time() {
     assert_eq!((&event["pool"], &event["from"]), (&"web".into(), &"tier 0".into()), "{event}");
     assert_eq!(event["weights"], "tier 0: 0 of 2, tier 1: 1 of 1", "{event}");
     assert_eq!(proxy.events_saying("failback").len(), 1);
+}
+
+/// Killed tier by tier, and back in the same order, under GETs and POSTs with an id each.
+#[test]
+fn tier_by_tier_and_back_costs_no_get_and_executes_no_post_twice() {
+    let [mut a, mut b, mut c, d] = ["a", "b", "c", "d"].map(Backend::start);
+    let keys = "failover: {failback: {after: 500ms}}, outlier: {flap_damping: false}";
+    let proxy = Proxy::start(tiers(&[&[&a, &b], &[&c], &[&d]], keys));
+    let load = Load::on(proxy.address("web")).half_posts().start();
+    load.wait_answers(60);
+    a.kill();
+    b.kill();
+    wait_tier(&proxy, 1.0);
+    load.wait_answers(40);
+    c.kill();
+    wait_tier(&proxy, 2.0);
+    load.wait_answers(40);
+    c.restart();
+    wait_tier(&proxy, 1.0);
+    load.wait_answers(40);
+    b.restart();
+    wait_tier(&proxy, 0.0);
+    load.wait_answers(40);
+    let report = load.stop();
+    report.assert_no_failure_of("GET");
+    assert!(report.from("c") > 0 && report.from("d") > 0, "{report:?}");
+    assert_eq!(executed_twice("POST", [&a, &b, &c, &d]), [""; 0]);
+    assert_eq!((moves(&proxy, "failover"), moves(&proxy, "failback")), (2.0, 2.0));
 }
 
 #[test]
