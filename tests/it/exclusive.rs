@@ -1,7 +1,8 @@
 //! An exclusive pool never has a connection to two of its backends: whenever one of them is connected to,
 //! the kernel has closed every connection to the other, whatever its clients were doing.
 
-use std::io::{Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
+use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -36,9 +37,9 @@ impl Pair {
             thread::spawn(move || {
                 for stream in listener.incoming().flatten() {
                     // Looked at the moment it is accepted, before anything is read.
-                    let other = pair.is_connected(1 - me);
+                    let others = pair.connected(1 - me);
                     let pair = pair.clone();
-                    thread::spawn(move || pair.serve(me, other, stream));
+                    thread::spawn(move || pair.serve(me, others, stream));
                 }
             });
             at
@@ -46,33 +47,35 @@ impl Pair {
         (pair, addresses)
     }
 
-    /// Whether the kernel still has a connection to this one that was neither reset nor closed.
-    fn is_connected(&self, to: usize) -> bool {
+    /// The clients' connections to this one that are there at this moment.
+    fn connected(&self, to: usize) -> Vec<TcpStream> {
         let mut open = self.open[to].lock().expect("no panic with it");
-        open.retain(|stream| {
-            let reset = !matches!(stream.take_error(), Ok(None));
-            // MSG_PEEK and MSG_DONTWAIT: other threads block on it.
-            let mut byte = [std::mem::MaybeUninit::uninit()];
-            !reset
-                && match SockRef::from(stream).recv_with_flags(&mut byte, 0x42) {
-                    Ok(bytes) => bytes > 0,
-                    Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
-                }
-        });
-        !open.is_empty()
+        open.retain(|stream| !is_closed(stream));
+        open.iter().filter_map(|stream| stream.try_clone().ok()).collect()
     }
 
-    fn serve(&self, me: usize, other: bool, mut stream: TcpStream) {
-        let mut known = false;
+    /// `others`: connections to the other that were there when this one was accepted.
+    fn serve(&self, me: usize, others: Vec<TcpStream>, mut stream: TcpStream) {
+        // What was closed may be seen a moment late on a busy machine.
+        let both = !others.is_empty() && {
+            sleep(Duration::from_millis(30));
+            others.iter().any(is_there)
+        };
+        drop(others);
+        let mut requests = 0;
         let mut buffer = [0; 4096];
         while let Ok(bytes @ 1..) = stream.read(&mut buffer) {
             let probe = buffer[..bytes].starts_with(b"GET /healthz");
-            if !probe && !known {
-                known = true;
-                self.both.fetch_add(u64::from(other), SeqCst);
+            requests += u32::from(!probe);
+            if !probe && requests == 1 {
                 self.used[me].fetch_add(1, SeqCst);
                 let clone = stream.try_clone().expect("a descriptor");
                 self.open[me].lock().expect("no panic with it").push(clone);
+            }
+            // One that waited to be accepted may have been closed long ago; a second request comes only
+            // to one that was still there.
+            if !probe && requests == 2 && both {
+                self.both.fetch_add(1, SeqCst);
             }
             let status = if probe && !self.primary[me].load(SeqCst) { 503 } else { 200 };
             let answer = format!("HTTP/1.1 {status} Status\r\nContent-Length: 2\r\n\r\nok");
@@ -81,6 +84,24 @@ impl Pair {
             }
         }
     }
+}
+
+fn peek(stream: &TcpStream) -> io::Result<usize> {
+    // MSG_PEEK and MSG_DONTWAIT: another thread blocks on it.
+    SockRef::from(stream).recv_with_flags(&mut [MaybeUninit::uninit()], 0x42)
+}
+
+/// Surely. Behind what was not read yet nothing can be seen.
+fn is_closed(stream: &TcpStream) -> bool {
+    match peek(stream) {
+        Ok(bytes) => bytes == 0,
+        Err(error) => error.kind() != ErrorKind::WouldBlock,
+    }
+}
+
+/// Surely neither closed nor reset.
+fn is_there(stream: &TcpStream) -> bool {
+    peek(stream).is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
 }
 
 #[test]
