@@ -35,6 +35,8 @@ pub struct Judged {
     damper: Damper,
     /// It is to be held back for its flapping.
     held: bool,
+    /// It is the only one of its tier that takes requests: it is not held back.
+    pub alone: bool,
     /// Changes of its state that were ours, for the damper.
     own_changes: u64,
     /// Changes by the health check that the damper has seen.
@@ -79,6 +81,7 @@ impl Judged {
             window: Window::new([seen.good, seen.bad], now),
             damper: Damper::new(now),
             held: false,
+            alone: false,
             own_changes: 0,
             seen_changes: seen.changes,
             row: 0,
@@ -248,7 +251,7 @@ impl Judged {
 
     /// Back, unless it is to be held back for its flapping.
     fn returned(&mut self, seen: &Seen, why: Back, rules: &Rules<'_>, now: Duration) -> Order {
-        if !self.held {
+        if !self.held || self.alone {
             return self.back(seen, why, now);
         }
         let until = self.damper.back_at(pace(rules));

@@ -94,6 +94,10 @@ impl Judge {
         rng: &mut fastrand::Rng,
     ) -> Vec<Order> {
         self.align(seen, now);
+        let takers = self.tally(seen, |seen| seen.tier);
+        for (judged, seen) in self.judged.iter_mut().zip(seen) {
+            judged.alone = takers.get(&seen.tier).is_none_or(|tier| tier.takers <= 1);
+        }
         let mut orders = Vec::new();
         for (judged, seen) in self.judged.iter_mut().zip(seen) {
             judged.observe(seen, rules, now);

@@ -111,13 +111,15 @@ impl Standing {
         }
         let serves = backend.reasons().all(|reason| clear.contains(&reason));
         if serves && !served && !first {
-            // Before the bits: whoever sees that it serves sees since when, and holds nothing against it
-            // that was before.
+            // Before the bits: whoever sees that it serves sees since when.
             backend.came_back(self.nanos());
-            backend.forget_failures();
         }
         for &reason in clear {
             changed |= backend.clear(reason);
+        }
+        if lost && !is_lost(backend) {
+            // What it failed of before is over.
+            backend.forget_failures();
         }
         if is_lost(backend) != lost {
             self.closing.borrow_mut().remove(&backend.id);
