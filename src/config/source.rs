@@ -5,6 +5,7 @@
 
 use super::path::Path;
 use super::problems::{Problem, Severity};
+use crate::observe::printable::printable;
 
 /// A place in the text, lines and columns counted from 1, columns in characters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -116,19 +117,6 @@ pub fn shorten(text: &str) -> String {
         shown.push_str("...");
     }
     shown
-}
-
-fn printable(c: char) -> char {
-    match c {
-        '\t' | '\n' | '\r' => ' ',
-        // Direction marks and the like could make a line read as another one.
-        '\u{200b}'..='\u{200f}'
-        | '\u{2028}'..='\u{202e}'
-        | '\u{2066}'..='\u{2069}'
-        | '\u{feff}' => '?',
-        c if c.is_control() => '?',
-        c => c,
-    }
 }
 
 #[cfg(test)]

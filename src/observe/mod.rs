@@ -4,3 +4,4 @@ pub mod cells;
 pub mod limiter;
 pub mod log;
 pub mod metrics;
+pub mod printable;

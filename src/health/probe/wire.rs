@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::{ANSWER_BYTES, Failure, part};
+use crate::observe::printable::printable;
 
 /// How much of a server's words is shown.
 const SAID_CHARS: usize = 200;
@@ -23,18 +24,6 @@ impl Said {
         // A character has at most four bytes.
         let text = String::from_utf8_lossy(&bytes[..bytes.len().min(4 * SAID_CHARS)]);
         Said(text.trim_ascii().chars().take(SAID_CHARS).map(printable).collect())
-    }
-}
-
-fn printable(c: char) -> char {
-    match c {
-        '\t' | '\n' | '\r' => ' ',
-        '\u{200b}'..='\u{200f}'
-        | '\u{2028}'..='\u{202e}'
-        | '\u{2066}'..='\u{2069}'
-        | '\u{feff}' => '?',
-        c if c.is_control() => '?',
-        c => c,
     }
 }
 
