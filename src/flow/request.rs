@@ -17,7 +17,7 @@ use super::decide::{Decision, Plan, Refused, decide};
 use super::head::{self, Rules};
 use super::record::{self, Record};
 use super::relay::Exchange;
-use super::retry::{Retries, Trouble};
+use super::retry::Retries;
 use super::wait::Wait;
 use super::worker::Here;
 use super::{hedge, judge, relay};
@@ -256,11 +256,7 @@ async fn forward(
                 let status = answer.status.as_u16();
                 judge::answered(worker, &lease, status, took, worker.nanos(began));
                 if answer.status.is_server_error() {
-                    let trouble = Trouble::Status(answer.status);
-                    let sent = upload.sent();
-                    let attempts = record.attempts.get();
-                    retries.reserve(trouble, sent, picker, worker, attempts).await;
-                    next = retries.instead(record, plan, &lease, &answer, upload.sent());
+                    next = retries.instead(record, plan, &lease, &answer, upload.sent()).await;
                     if next.is_some() {
                         if !entered.is_ordered() {
                             relay::set_aside(worker, &lease, conn, &answer);
@@ -275,10 +271,8 @@ async fn forward(
             }
             Err(failed) if clocks.is_over() => return Err(counted(failed.cause, client)),
             Err(failed) => {
-                let trouble = Trouble::Failed(failed.cause);
-                let attempts = record.attempts.get();
-                retries.reserve(trouble, failed.sent, picker, worker, attempts).await;
-                retries.again(record, picker, failed).map_err(|cause| counted(cause, client))?;
+                let again = retries.again(record, picker, failed).await;
+                again.map_err(|cause| counted(cause, client))?;
             }
         }
     }

@@ -139,18 +139,16 @@ impl Retries {
         self.hedges.clear();
     }
 
-    /// Waits for leave for one more attempt, if that is what it needs, but not for long: a burst of
-    /// failures is worked off in turn.
-    pub async fn reserve(
+    /// Waits for leave for one more attempt after number `attempts`, if that is what it needs, but not
+    /// for long: a burst of failures is worked off in turn.
+    async fn reserve(
         &mut self,
         trouble: Trouble,
-        sent: Sent,
         picker: &Rc<Picker>,
         worker: &Worker,
         attempts: u32,
     ) {
-        let free = attempts == 1 && trouble.is_free();
-        if free || !self.may(trouble, sent, &picker.pool().config.retry, attempts) {
+        if attempts == 1 && trouble.is_free() {
             return;
         }
         self.end();
@@ -167,7 +165,7 @@ impl Retries {
 
     /// Asks for leave for one more attempt after number `attempts`, and counts it. `false`: the budget
     /// is spent.
-    pub fn take(
+    fn take(
         &mut self,
         trouble: Trouble,
         picker: &Rc<Picker>,
@@ -190,17 +188,19 @@ impl Retries {
     }
 
     /// After an attempt that failed: another may follow, or this is what the request failed of.
-    pub fn again(
+    pub async fn again(
         &mut self,
         record: &Record,
         picker: &Rc<Picker>,
         Failed { cause, sent }: Failed,
     ) -> Result<(), Cause> {
-        let attempts = record.attempts.get();
+        let (attempts, worker) = (record.attempts.get(), &record.client.worker);
         let trouble = Trouble::Failed(cause);
-        let cells = picker.pool().state.cells.of(record.client.worker.id);
-        let may = self.may(trouble, sent, &picker.pool().config.retry, attempts);
-        if !may || !self.take(trouble, picker, cells, attempts) {
+        if !self.may(trouble, sent, &picker.pool().config.retry, attempts) {
+            return Err(cause);
+        }
+        self.reserve(trouble, picker, worker, attempts).await;
+        if !self.take(trouble, picker, picker.pool().state.cells.of(worker.id), attempts) {
             return Err(cause);
         }
         self.failed = Some(cause);
@@ -209,7 +209,7 @@ impl Retries {
 
     /// After an answer that tells of trouble at its backend: a lease of another one that serves, to be
     /// asked instead. `None`: this answer it is.
-    pub fn instead(
+    pub async fn instead(
         &mut self,
         record: &Record,
         plan: &Plan<'_>,
@@ -223,6 +223,7 @@ impl Retries {
         if !self.may(trouble, sent, &picker.pool().config.retry, attempts) {
             return None;
         }
+        self.reserve(trouble, picker, worker, attempts).await;
         self.leave(lease);
         let other = picker.pick_in_turn(plan.again(worker), &self.tried).ok()?;
         let cells = picker.pool().state.cells.of(worker.id);
