@@ -64,6 +64,8 @@ impl SceneBuilder {
             name: name("front"),
             bind: Vec::new(),
             mode: model::Mode::Tcp { pool: name("web") },
+            tls: None,
+            accept_proxy_protocol: None,
             trusted_proxies: Vec::new(),
             access: model::Access::default(),
             timeouts: defaults::TIMEOUTS,
@@ -123,6 +125,7 @@ fn pool_config(backends: u32) -> model::Pool {
             initial: model::Initial::Up,
             port: None,
             address: None,
+            tls: None,
         }),
         ..defaults::pool(name("web"))
     }

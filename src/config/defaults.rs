@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::model::{
     Balance, Failback, Failover, FailoverMode, Keepalive, Limits, Name, OnChange, Outlier, Pool,
-    Retry, RetryOn, TimeoutOverrides, Timeouts, WhenNoneServe,
+    Protocol, Retry, RetryOn, TimeoutOverrides, Timeouts, WhenNoneServe,
 };
 
 /// Probe intervals vary by this share, up and down, so that many load balancers do not fall in step.
@@ -24,6 +24,8 @@ pub const TIMEOUTS: Timeouts = Timeouts {
     stream_idle: Duration::from_secs(300),
     tcp_idle: Duration::from_secs(3600),
     request: None,
+    tls_handshake: Duration::from_secs(10),
+    proxy_header: Duration::from_secs(5),
 };
 
 pub const LIMITS: Limits = Limits {
@@ -95,5 +97,8 @@ pub fn pool(name: Name) -> Pool {
         queue: None,
         slow_start: None,
         sticky: None,
+        protocol: Protocol::Http1,
+        tls: None,
+        send_proxy_protocol: None,
     }
 }

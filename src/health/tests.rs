@@ -104,6 +104,7 @@ fn check() -> HealthCheck {
         initial: Initial::Up,
         port: None,
         address: None,
+        tls: None,
     }
 }
 

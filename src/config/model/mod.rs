@@ -6,6 +6,7 @@
 //! means "off", never "default".
 
 mod failover;
+mod tls;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -19,6 +20,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use ipnet::IpNet;
 
 pub use failover::*;
+pub use tls::*;
 
 /// The name of a listener or a pool: `[a-z0-9_-]`, 1 to 63 characters.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -115,6 +117,10 @@ pub struct Timeouts {
     pub tcp_idle: Duration,
     /// Whole request, all attempts included; `None` is off.
     pub request: Option<Duration>,
+    /// A whole TLS handshake: a client's, and that with a backend.
+    pub tls_handshake: Duration,
+    /// Until a client's PROXY header, or its TLS ClientHello, is here.
+    pub proxy_header: Duration,
 }
 
 /// What a pool or a route changes of its listener's time-outs.
@@ -128,6 +134,7 @@ pub struct TimeoutOverrides {
     pub tcp_idle: Option<Duration>,
     /// `Some(None)` turns it off.
     pub request: Option<Option<Duration>>,
+    pub tls_handshake: Option<Duration>,
 }
 
 impl Timeouts {
@@ -138,6 +145,7 @@ impl Timeouts {
         self.stream_idle = over.stream_idle.unwrap_or(self.stream_idle);
         self.tcp_idle = over.tcp_idle.unwrap_or(self.tcp_idle);
         self.request = over.request.unwrap_or(self.request);
+        self.tls_handshake = over.tls_handshake.unwrap_or(self.tls_handshake);
         self
     }
 }
@@ -148,6 +156,9 @@ pub struct Listener {
     /// At least one.
     pub bind: Vec<BindAddr>,
     pub mode: Mode,
+    pub tls: Option<ListenerTls>,
+    /// Peers that begin with a PROXY header, and must; those of others are refused. `None`: nobody does.
+    pub accept_proxy_protocol: Option<Vec<IpNet>>,
     pub trusted_proxies: Vec<IpNet>,
     pub access: Access,
     /// The file's time-outs with this listener's own laid over them.
@@ -319,6 +330,9 @@ pub struct Pool {
     /// The time in which a recovered backend's weight ramps up.
     pub slow_start: Option<Duration>,
     pub sticky: Option<Sticky>,
+    pub protocol: Protocol,
+    pub tls: Option<BackendTls>,
+    pub send_proxy_protocol: Option<ProxyVersion>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -388,6 +402,8 @@ pub struct HealthCheck {
     pub port: Option<u16>,
     /// Probe another address altogether.
     pub address: Option<IpAddr>,
+    /// Probes go over TLS, as the pool's connections do.
+    pub tls: Option<BackendTls>,
 }
 
 impl HealthCheck {

@@ -200,6 +200,7 @@ pub fn settle(
         initial: over.initial.or(under.initial).unwrap_or(initial),
         port: over.port.or(under.port),
         address: over.address.or(under.address),
+        tls: None,
     };
     if check.timeout >= check.interval {
         let place = if over.timeout.is_some() { at.key("timeout") } else { at.clone() };

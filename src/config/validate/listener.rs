@@ -61,6 +61,8 @@ pub fn listener(
         name,
         bind: bind.into_iter().map(|(_, bind)| bind).collect(),
         mode: mode?,
+        tls: None,
+        accept_proxy_protocol: None,
         trusted_proxies: trusted.into_iter().map(|(_, network)| network).collect(),
         access,
         timeouts,

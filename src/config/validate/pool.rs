@@ -114,6 +114,9 @@ pub fn pool(cx: &mut Cx<'_>, at: &Path, name: Name, mut raw: raw::Pool, shared: 
         queue: retry::settle_queue(own.queue.as_ref(), shared.queue.as_ref()),
         slow_start: own.slow_start.or(shared.slow_start).unwrap_or(all.slow_start),
         sticky: sticky::settle(cx, at, own.sticky.as_ref(), shared.sticky.as_ref()),
+        protocol: all.protocol,
+        tls: None,
+        send_proxy_protocol: None,
         name: all.name,
     }
 }
@@ -126,6 +129,7 @@ fn laid_over(own: &TimeoutOverrides, under: &TimeoutOverrides) -> TimeoutOverrid
         stream_idle: own.stream_idle.or(under.stream_idle),
         tcp_idle: own.tcp_idle.or(under.tcp_idle),
         request: own.request.or(under.request),
+        tls_handshake: own.tls_handshake.or(under.tls_handshake),
     }
 }
 

@@ -29,5 +29,14 @@ pub fn overrides(cx: &mut Cx<'_>, at: &Path, raw: &raw::Timeouts) -> TimeoutOver
     let tcp_idle = one("tcp_idle", &raw.tcp_idle);
     let request =
         cx.text(&at.key("request"), raw.request.as_ref(), |text| or_off(text, positive_duration));
-    TimeoutOverrides { client_body, connect, response, stream_idle, tcp_idle, request }
+    let tls_handshake = None;
+    TimeoutOverrides {
+        client_body,
+        connect,
+        response,
+        stream_idle,
+        tcp_idle,
+        request,
+        tls_handshake,
+    }
 }

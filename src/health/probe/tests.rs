@@ -73,6 +73,7 @@ fn check(kind: ProbeKind) -> HealthCheck {
         initial: Initial::Up,
         port: None,
         address: None,
+        tls: None,
     }
 }
 

@@ -457,6 +457,7 @@ mod tests {
             initial: model::Initial::Up,
             port: None,
             address: None,
+            tls: None,
         };
         let bench = Bench::new(1, |config| config.health_check = Some(check));
         let disagreement = || bench.state(0).passive.disagreement.get();
