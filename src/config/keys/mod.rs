@@ -4,8 +4,10 @@
 //! serde's mirror in `raw` refuses what is not in both.
 
 mod failover;
+mod tls;
 
 use failover::{FAILOVER, OUTLIER, QUEUE, RETRY, STICKY};
+use tls::LISTENER_TLS;
 
 use super::shape::Keys;
 use super::shape::Shape::{List, Map, Named, Pairs, Text, TextOr, Texts};
@@ -70,8 +72,9 @@ static TIMEOUTS: Keys = Keys {
         ("stream_idle", Text),
         ("tcp_idle", Text),
         ("request", Text),
+        ("tls_handshake", Text),
     ],
-    later: &["tls_handshake", "proxy_header"],
+    later: &["proxy_header"],
     advice: &[
         ("client", "that is `client_header`, `client_body` or `client_idle`"),
         ("backend", "that is `response` (until its head) or `stream_idle` (after it)"),
@@ -135,6 +138,7 @@ static LISTENER: Keys = Keys {
     known: &[
         ("bind", Texts),
         ("mode", Text),
+        ("tls", Map(&LISTENER_TLS)),
         ("trusted_proxies", Texts),
         ("allow", Texts),
         ("deny", Texts),
@@ -144,7 +148,7 @@ static LISTENER: Keys = Keys {
         ("error_pages", Pairs),
         ("rate_limit", Map(&RATE_LIMIT)),
     ],
-    later: &["tls", "accept_proxy_protocol"],
+    later: &["accept_proxy_protocol"],
     advice: &[
         ("listen", "call it `bind`"),
         ("address", "call it `bind`"),
@@ -152,6 +156,8 @@ static LISTENER: Keys = Keys {
         ("protocol", "call it `mode`"),
         ("backends", "backends belong to a pool, and the listener names the pool"),
         ("limits", "`limits` holds for the whole file"),
+        ("certificates", "they belong in `tls`: tls: {certificates: [{cert: ..., key: ...}]}"),
+        ("ssl", "call it `tls`"),
         ("failover", OF_A_POOL),
         ("retry", OF_A_POOL),
         ("queue", OF_A_POOL),
