@@ -40,3 +40,4 @@ mod tcp;
 mod testkit;
 mod tidy;
 mod tiers;
+mod tls;
