@@ -87,7 +87,13 @@ impl Publisher {
                     ListenerState::new(workers)
                 });
                 let rate_limit = rate_limit(listener, old.map(|old| &**old));
-                Ok(Arc::new(Listener { config: listener.clone(), work, state, rate_limit }))
+                Ok(Arc::new(Listener {
+                    config: listener.clone(),
+                    work,
+                    state,
+                    rate_limit,
+                    tls: None,
+                }))
             })
             .collect::<Result<_, UnknownPool>>()?;
         Ok(Arc::new(Snapshot {

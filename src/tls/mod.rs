@@ -1,5 +1,24 @@
-//! TLS.
-//!
-//! `sni` reads what a client asks for without decrypting anything. (P)
+//! TLS: what a listener decrypts with, and what clients ask for where it does not (`sni`).
 
 pub mod sni;
+
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+
+/// A listener's side of TLS, as one snapshot has it.
+#[derive(Debug)]
+pub struct Server {
+    config: Arc<ServerConfig>,
+}
+
+impl Server {
+    pub fn new(config: Arc<ServerConfig>) -> Server {
+        Server { config }
+    }
+
+    /// What a handshake goes by.
+    pub fn config(&self) -> Arc<ServerConfig> {
+        self.config.clone()
+    }
+}
