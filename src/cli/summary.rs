@@ -13,7 +13,7 @@ use crate::config::defaults::JITTER;
 use crate::config::model::{
     Action, Backend, Balance, Config, Failback, Failover, FailoverMode, HashBy, HealthCheck,
     HostPattern, Listener, Match, Mode, MysqlRole, PathPattern, Pool, PostgresRole, ProbeKind,
-    RedisRole,
+    RedisRole, TcpAction, TcpRoute,
 };
 use crate::config::units::show_duration;
 
@@ -34,9 +34,7 @@ pub fn write(config: &Config, out: &mut dyn Write) -> io::Result<()> {
 fn listener(listener: &Listener, out: &mut dyn Write) -> io::Result<()> {
     let binds = listener.bind.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     match &listener.mode {
-        Mode::Tcp { pool } => {
-            writeln!(out, "listener {}: tcp on {binds} -> pool {pool}", listener.name)
-        }
+        Mode::Tcp { routes } => streams(listener, &binds, routes, out),
         Mode::Http { routes } => {
             writeln!(out, "listener {}: http on {binds}", listener.name)?;
             for route in routes.iter().take(SHOWN) {
@@ -47,6 +45,34 @@ fn listener(listener: &Listener, out: &mut dyn Write) -> io::Result<()> {
             if open { Ok(()) } else { writeln!(out, "  everything else -> 404") }
         }
     }
+}
+
+fn streams(
+    listener: &Listener,
+    binds: &str,
+    routes: &[TcpRoute],
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let action = |route: &TcpRoute| match &route.action {
+        TcpAction::Pool(pool) => format!("pool {pool}"),
+        TcpAction::Reject => "closed".to_owned(),
+    };
+    if let [all] = routes
+        && all.sni.is_empty()
+    {
+        return writeln!(out, "listener {}: tcp on {binds} -> {}", listener.name, action(all));
+    }
+    writeln!(out, "listener {}: tcp on {binds}, by TLS server name", listener.name)?;
+    for route in routes.iter().take(SHOWN) {
+        let names = match route.sni.as_slice() {
+            [] => "everything".to_owned(),
+            names => names.iter().map(host).collect::<Vec<_>>().join(" or "),
+        };
+        writeln!(out, "  {names} -> {}", action(route))?;
+    }
+    more(routes.len(), "routes", out)?;
+    let open = routes.iter().any(|route| route.sni.is_empty());
+    if open { Ok(()) } else { writeln!(out, "  everything else -> closed") }
 }
 
 fn pool(pool: &Pool, out: &mut dyn Write) -> io::Result<()> {
@@ -164,10 +190,7 @@ fn rounded_up(duration: Duration) -> Duration {
 
 fn matching(matches: &Match) -> String {
     let mut parts = Vec::new();
-    let hosts = matches.host.iter().map(|host| match host {
-        HostPattern::Exact(host) => host.clone(),
-        HostPattern::Wildcard(suffix) => format!("*{suffix}"),
-    });
+    let hosts = matches.host.iter().map(host);
     let paths = matches.path.iter().map(|path| match path {
         PathPattern::Exact(path) => path.clone(),
         PathPattern::Prefix(prefix) => format!("{prefix}/*"),
@@ -181,6 +204,13 @@ fn matching(matches: &Match) -> String {
     let clients = either(matches.client.iter().map(ToString::to_string).collect());
     parts.extend(clients.map(|clients| format!("from {clients}")));
     if parts.is_empty() { "everything else".to_owned() } else { parts.join(" ") }
+}
+
+fn host(pattern: &HostPattern) -> String {
+    match pattern {
+        HostPattern::Exact(host) => host.clone(),
+        HostPattern::Wildcard(suffix) => format!("*{suffix}"),
+    }
 }
 
 fn either(words: Vec<String>) -> Option<String> {

@@ -102,7 +102,9 @@ impl<'a> Records<'a> {
         let data = self.0;
         let wrong = |at: usize, right: fn(u8) -> bool| data.get(at).is_some_and(|&b| !right(b));
         // Of the minor version it must be said only that it is none of SSL 2's lengths.
-        if wrong(0, |kind| kind == HANDSHAKE) || wrong(1, |major| major == 3) || wrong(2, |m| m <= 4)
+        if wrong(0, |kind| kind == HANDSHAKE)
+            || wrong(1, |major| major == 3)
+            || wrong(2, |m| m <= 4)
         {
             return Err(NotTls);
         }
@@ -174,7 +176,8 @@ fn server_name(mut value: Reader<'_>) -> Result<Option<String>, NotTls> {
     }
     let name = name.strip_suffix('.').unwrap_or(name);
     let letter = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-    let label = |label: &str| (1..=MOST_OF_A_LABEL).contains(&label.len()) && label.bytes().all(letter);
+    let label =
+        |label: &str| (1..=MOST_OF_A_LABEL).contains(&label.len()) && label.bytes().all(letter);
     match name.len() <= MOST_OF_A_NAME && name.split('.').all(label) {
         true => Ok(Some(name.to_ascii_lowercase())),
         false => Err(NotTls),

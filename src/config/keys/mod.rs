@@ -70,9 +70,14 @@ static TIMEOUTS: Keys = Keys {
         ("stream_idle", Text),
         ("tcp_idle", Text),
         ("request", Text),
+        ("proxy_header", Text),
     ],
-    later: &["tls_handshake", "proxy_header"],
+    later: &["tls_handshake"],
     advice: &[
+        (
+            "client_hello",
+            "it is a part of `proxy_header`: what comes before a connection is served",
+        ),
         ("client", "that is `client_header`, `client_body` or `client_idle`"),
         ("backend", "that is `response` (until its head) or `stream_idle` (after it)"),
         ("idle", "that is `client_idle`, `stream_idle` or `tcp_idle`"),
@@ -93,7 +98,11 @@ static POOL_TIMEOUTS: Keys = Keys {
         ("request", Text),
     ],
     later: &["tls_handshake"],
-    advice: &[("client_header", OF_THE_CLIENT), ("client_idle", OF_THE_CLIENT)],
+    advice: &[
+        ("client_header", OF_THE_CLIENT),
+        ("client_idle", OF_THE_CLIENT),
+        ("proxy_header", OF_THE_CLIENT),
+    ],
 };
 
 static ROUTE_TIMEOUTS: Keys = Keys {
@@ -109,9 +118,10 @@ static ROUTE_TIMEOUTS: Keys = Keys {
     advice: &[
         ("client_header", OF_THE_CLIENT),
         ("client_idle", OF_THE_CLIENT),
+        ("proxy_header", OF_THE_CLIENT),
         (
             "tcp_idle",
-            "only tcp listeners have it, and they have no routes: put it into the `timeouts` of \
+            "only tcp listeners have it, and their routes have no `timeouts`: put it into those of \
              the listener or of the pool",
         ),
     ],
@@ -143,9 +153,12 @@ static LISTENER: Keys = Keys {
         ("timeouts", Map(&TIMEOUTS)),
         ("error_pages", Pairs),
         ("rate_limit", Map(&RATE_LIMIT)),
+        ("accept_proxy_protocol", Map(&PROXY_PEERS)),
     ],
-    later: &["tls", "accept_proxy_protocol"],
+    later: &["tls"],
     advice: &[
+        ("proxy_protocol", "call it `accept_proxy_protocol`: {from: [10.0.0.0/8]}"),
+        ("send_proxy_protocol", OF_A_POOL),
         ("listen", "call it `bind`"),
         ("address", "call it `bind`"),
         ("port", "it is a part of `bind`, as in 0.0.0.0:8080"),
@@ -155,6 +168,16 @@ static LISTENER: Keys = Keys {
         ("failover", OF_A_POOL),
         ("retry", OF_A_POOL),
         ("queue", OF_A_POOL),
+    ],
+};
+
+static PROXY_PEERS: Keys = Keys {
+    place: "accept_proxy_protocol",
+    known: &[("from", Texts)],
+    later: &[],
+    advice: &[
+        ("version", "both versions are read, whichever comes"),
+        ("networks", "call it `from`"),
     ],
 };
 
@@ -174,10 +197,12 @@ static ROUTE: Keys = Keys {
         ("timeouts", Map(&ROUTE_TIMEOUTS)),
         ("error_pages", Pairs),
         ("rate_limit", Map(&RATE_LIMIT)),
+        ("reject", Text),
     ],
-    later: &["reject"],
+    later: &[],
     advice: &[
         ("host", "it belongs in `match`: match: {host: ...}"),
+        ("sni", "it belongs in `match`: match: {sni: [...]}"),
         ("path", "it belongs in `match`: match: {path: ...}"),
         ("method", "it belongs in `match`: match: {method: ...}"),
         ("strip_prefix", "it belongs in `rewrite`: rewrite: {strip_prefix: ...}"),
@@ -211,8 +236,9 @@ static MATCH: Keys = Keys {
         ("header", Pairs),
         ("query", Pairs),
         ("client", Texts),
+        ("sni", Texts),
     ],
-    later: &["sni"],
+    later: &[],
     advice: &[("prefix", "write it as a path: path: /v1/*")],
 };
 
@@ -250,7 +276,7 @@ static REWRITE: Keys = Keys {
     advice: &[],
 };
 
-const POOL_LATER: &[&str] = &["protocol", "tls", "send_proxy_protocol", "discover", "discovery"];
+const POOL_LATER: &[&str] = &["protocol", "tls", "discover", "discovery"];
 
 const OF_A_BACKEND: &str =
     "it belongs to a backend: {address: ..., weight: 2, tier: 1, max_requests: 200}";
@@ -268,6 +294,7 @@ static POOL_DEFAULTS: Keys = Keys {
         ("queue", TextOr(&QUEUE)),
         ("slow_start", Text),
         ("sticky", TextOr(&STICKY)),
+        ("send_proxy_protocol", Text),
     ],
     later: POOL_LATER,
     advice: &[
@@ -292,6 +319,7 @@ static POOL: Keys = Keys {
         ("queue", TextOr(&QUEUE)),
         ("slow_start", Text),
         ("sticky", TextOr(&STICKY)),
+        ("send_proxy_protocol", Text),
     ],
     later: POOL_LATER,
     advice: &[
@@ -311,6 +339,8 @@ static POOL: Keys = Keys {
         ("attempts", "it belongs in `retry`: retry: {attempts: 3}"),
         ("retries", "write retry: {attempts: 3}; the first one counts"),
         ("outlier_detection", "call it `outlier`"),
+        ("proxy_protocol", "call it `send_proxy_protocol`: off, v1 or v2"),
+        ("accept_proxy_protocol", "it belongs to a listener"),
     ],
 };
 

@@ -27,6 +27,7 @@ mod route;
 mod secret;
 mod shadow;
 mod sticky;
+mod streams;
 mod timeouts;
 mod words;
 

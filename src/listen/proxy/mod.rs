@@ -68,7 +68,9 @@ pub fn parse(data: &[u8]) -> Result<Step, Refused> {
         let both = data.len().min(with.len());
         data[..both] == with[..both]
     };
-    if begins(&v2::SIGNATURE) {
+    if data.is_empty() {
+        Ok(Step::More(1))
+    } else if begins(&v2::SIGNATURE) {
         v2::parse(data)
     } else if begins(v1::SIGNATURE) {
         v1::parse(data)

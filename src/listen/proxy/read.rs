@@ -62,7 +62,9 @@ pub async fn read(stream: &mut ClientStream) -> Result<Header, Failed> {
 pub async fn peek(stream: &ClientStream, to: &mut [u8]) -> io::Result<usize> {
     poll_fn(|cx| {
         loop {
-            let Some(plain) = stream.plain() else { return Err(io::ErrorKind::Unsupported.into()).into() };
+            let Some(plain) = stream.plain() else {
+                return Err(io::ErrorKind::Unsupported.into()).into();
+            };
             ready!(plain.poll_read_ready(cx))?;
             match plain.try_io(Interest::READABLE, |fd| socket::peek(fd, to)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

@@ -34,7 +34,8 @@ impl Tlvs {
             return Err(Refused::Malformed("its unique id is too long"));
         }
         if let Some(value) = tlvs.get(Kind::Ssl) {
-            let ssl = Ssl::of(value).ok_or(Refused::Malformed("its account of TLS is cut short"))?;
+            let ssl =
+                Ssl::of(value).ok_or(Refused::Malformed("its account of TLS is cut short"))?;
             check(ssl.tlvs)?;
         }
         Ok(tlvs)
