@@ -3,6 +3,8 @@
 //!
 //! Only reads the model; `check` prints it.
 
+mod tls;
+
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::time::Duration;
@@ -16,6 +18,8 @@ use crate::config::model::{
     RedisRole, TcpAction, TcpRoute,
 };
 use crate::config::units::show_duration;
+
+pub use tls::certificates_for_machines;
 
 /// Of a long list the first few, and how many more there are.
 const SHOWN: usize = 20;
@@ -34,9 +38,13 @@ pub fn write(config: &Config, out: &mut dyn Write) -> io::Result<()> {
 fn listener(listener: &Listener, out: &mut dyn Write) -> io::Result<()> {
     let binds = listener.bind.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     match &listener.mode {
-        Mode::Tcp { routes } => streams(listener, &binds, routes, out),
+        Mode::Tcp { routes } => {
+            streams(listener, &binds, routes, out)?;
+            tls::write(listener.tls.as_ref(), out)
+        }
         Mode::Http { routes } => {
             writeln!(out, "listener {}: http on {binds}", listener.name)?;
+            tls::write(listener.tls.as_ref(), out)?;
             for route in routes.iter().take(SHOWN) {
                 writeln!(out, "  {} -> {}", matching(&route.matches), action(&route.action))?;
             }

@@ -4,8 +4,10 @@
 //! serde's mirror in `raw` refuses what is not in both.
 
 mod failover;
+mod tls;
 
 use failover::{FAILOVER, OUTLIER, QUEUE, RETRY, STICKY};
+use tls::LISTENER_TLS;
 
 use super::shape::Keys;
 use super::shape::Shape::{List, Map, Named, Pairs, Text, TextOr, Texts};
@@ -70,9 +72,10 @@ static TIMEOUTS: Keys = Keys {
         ("stream_idle", Text),
         ("tcp_idle", Text),
         ("request", Text),
+        ("tls_handshake", Text),
         ("proxy_header", Text),
     ],
-    later: &["tls_handshake"],
+    later: &[],
     advice: &[
         (
             "client_hello",
@@ -145,6 +148,7 @@ static LISTENER: Keys = Keys {
     known: &[
         ("bind", Texts),
         ("mode", Text),
+        ("tls", Map(&LISTENER_TLS)),
         ("trusted_proxies", Texts),
         ("allow", Texts),
         ("deny", Texts),
@@ -155,7 +159,7 @@ static LISTENER: Keys = Keys {
         ("rate_limit", Map(&RATE_LIMIT)),
         ("accept_proxy_protocol", Map(&PROXY_PEERS)),
     ],
-    later: &["tls"],
+    later: &[],
     advice: &[
         ("proxy_protocol", "call it `accept_proxy_protocol`: {from: [10.0.0.0/8]}"),
         ("send_proxy_protocol", OF_A_POOL),
@@ -165,6 +169,8 @@ static LISTENER: Keys = Keys {
         ("protocol", "call it `mode`"),
         ("backends", "backends belong to a pool, and the listener names the pool"),
         ("limits", "`limits` holds for the whole file"),
+        ("certificates", "they belong in `tls`: tls: {certificates: [{cert: ..., key: ...}]}"),
+        ("ssl", "call it `tls`"),
         ("failover", OF_A_POOL),
         ("retry", OF_A_POOL),
         ("queue", OF_A_POOL),

@@ -5,6 +5,7 @@
 
 mod lenient;
 mod pool;
+mod tls;
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -15,6 +16,7 @@ use serde_yaml::Value;
 
 pub use lenient::Lenient;
 pub use pool::*;
+pub use tls::*;
 
 pub type Text = Option<String>;
 
@@ -67,6 +69,7 @@ pub struct Timeouts {
     pub tcp_idle: Text,
     pub request: Text,
     pub proxy_header: Text,
+    pub tls_handshake: Text,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -74,6 +77,7 @@ pub struct Timeouts {
 pub struct Listener {
     pub bind: Option<Texts>,
     pub mode: Text,
+    pub tls: Option<ListenerTls>,
     pub trusted_proxies: Option<Texts>,
     pub allow: Option<Texts>,
     pub deny: Option<Texts>,

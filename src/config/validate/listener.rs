@@ -2,7 +2,7 @@
 
 use super::cx::{Cx, Reference};
 use super::words::{name, network, word};
-use super::{addresses, error_pages, rate_limit, route, shadow, streams, timeouts};
+use super::{addresses, error_pages, rate_limit, route, shadow, streams, timeouts, tls};
 use crate::config::model::{
     Access, Listener, Mode, Name, ProxyPeers, TcpAction, TcpRoute, Timeouts,
 };
@@ -46,6 +46,13 @@ pub fn listener(
     let proxy_peers = raw
         .accept_proxy_protocol
         .and_then(|raw| proxy_peers(cx, &at.key("accept_proxy_protocol"), raw));
+    let tls = raw.tls.and_then(|raw| {
+        let carries = match kind {
+            Some(Kind::Tcp) => tls::Carries::Tcp,
+            Some(Kind::Http) | None => tls::Carries::Http,
+        };
+        tls::listener(cx, &at.key("tls"), raw, carries)
+    });
     let work = Work { pool: raw.pool, routes: raw.routes };
     let mode = match kind {
         // A mode that is misspelt: nobody knows which keys were meant to be there.
@@ -66,7 +73,7 @@ pub fn listener(
         name,
         bind: bind.into_iter().map(|(_, bind)| bind).collect(),
         mode: mode?,
-        tls: None,
+        tls,
         accept_proxy_protocol: proxy_peers,
         trusted_proxies: trusted.into_iter().map(|(_, network)| network).collect(),
         access,
@@ -115,6 +122,11 @@ fn http(cx: &mut Cx<'_>, at: &Path, work: Work) -> Option<Mode> {
 
 fn tcp(cx: &mut Cx<'_>, at: &Path, work: Work) -> Option<Mode> {
     if let Some(values) = work.routes {
+        if cx.has(&at.key("tls")) {
+            let wrong = Wrong::plain("a tcp listener routes by TLS server name, or decrypts");
+            let help = "leave `tls` out to pass TLS on as it is, or name one pool";
+            cx.error(&at.key("tls"), None, wrong.help(help));
+        }
         if let Some(pool) = &work.pool {
             let wrong = Wrong::plain("a tcp listener names one pool, or has routes that name them");
             let help = format!("leave it out, and end the routes with - pool: {pool}");
