@@ -228,7 +228,11 @@ async fn upgraded(client: &Client, conn: ClientConn, upgrade: Upgrade) {
 /// takes to route it.
 async fn tcp(client: Rc<Client>, here: Here, mut stream: ClientStream) {
     let Work::Tcp(streams) = &here.listener().work else { return };
-    let opening = opening::read(&client, &here, streams, &mut stream).await;
+    let opening = match streams.all_alike() {
+        Some(taken) => Ok(Opening::silent(taken)),
+        // In a box: most streams are not looked into, and need not carry what that takes.
+        None => Box::pin(opening::read(&client, &here, streams, &mut stream)).await,
+    };
     let opening = opening.and_then(|opening| match opening.taken {
         Taken::To(pool) => Ok((here.view.picker(pool).clone(), opening)),
         Taken::Rejected => Err(Cause::Denied),
@@ -257,12 +261,17 @@ async fn stream_to(
     let began = Instant::now();
     cells.streams.inc();
     client.session.begin();
-    let said = client.introduction(&pool.config, opening.hello.as_ref());
-    let reaching = reach::reach(&client, &picker, &stream, said.as_deref(), timeouts.connect);
-    let ended = match Box::pin(reaching).await {
+    let Opening { hello, early, .. } = opening;
+    let reached = {
+        let said = client.introduction(&pool.config, hello.as_ref());
+        drop(hello);
+        let said = said.as_deref();
+        Box::pin(reach::reach(&client, &picker, &stream, said, timeouts.connect)).await
+    };
+    let ended = match reached {
         Ok((lease, _entered, mut backend)) => {
             let (idle, ends) = (timeouts.tcp_idle, (&mut stream, &mut backend));
-            let begun = opening::pass_on(&client, here, &lease, ends, opening.early, idle);
+            let begun = opening::pass_on(&client, here, &lease, ends, early, idle);
             let ended = match Box::pin(begun).await {
                 Ok(()) => match relay(&client, &lease, &mut stream, &mut backend, idle).await {
                     Some(End::BackendReset) => Err(Cause::Truncated),

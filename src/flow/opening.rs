@@ -29,6 +29,13 @@ pub struct Opening {
     pub early: Option<Buffer>,
 }
 
+impl Opening {
+    /// Nobody need say anything.
+    pub fn silent(taken: Taken) -> Opening {
+        Opening { taken, hello: None, early: None }
+    }
+}
+
 /// Reads so much of a stream as it takes to know where it goes.
 pub async fn read(
     client: &Client,
@@ -36,9 +43,6 @@ pub async fn read(
     streams: &Streams,
     stream: &mut ClientStream,
 ) -> Result<Opening, Cause> {
-    if let Some(taken) = streams.all_alike() {
-        return Ok(Opening { taken, hello: None, early: None });
-    }
     let refuses = refuses_headers(client, here);
     let mut early = Buffer::borrow(&client.worker.buffers);
     let reading = poll_fn(|cx| {
@@ -67,6 +71,8 @@ pub async fn read(
     let reading = client.session.deadline.within(within, reading);
     let hello = match client.session.unless_cut(reading).await {
         Some(Ok(done)) => done?,
+        // It had its time, but for one that is to leave: nothing of it is in progress.
+        Some(Err(_)) if client.session.is_leaving() => return Err(Cause::ClientGone),
         Some(Err(_)) => return Err(Cause::ClientTimeout),
         None => return Err(Cause::Shutdown),
     };

@@ -28,9 +28,8 @@ impl Origin {
         asked: bool,
     ) -> Option<Box<Origin>> {
         let was_told = told.is_some();
-        if !asked {
-            let header = Header::default();
-            return was_told.then(|| Box::new(Origin { header, told: true }));
+        if !asked && !was_told {
+            return None;
         }
         let http = matches!(listener.mode, Mode::Http { .. });
         let told = told.filter(|told| told.ends.is_some()).unwrap_or_default();

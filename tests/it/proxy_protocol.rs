@@ -159,11 +159,11 @@ fn nobody_else_is_believed() {
     }
     failures(&proxy, "proxy_unexpected", 2.0);
     let mut conn = Conn::open(proxy.address("tcp")).unwrap();
-    for piece in ["PRO", "XY is what I am called"] {
+    for piece in ["PRO", "XYLOPHONE is my name"] {
         conn.send(piece).unwrap();
         thread::sleep(Duration::from_millis(20));
     }
-    assert_eq!(conn.bytes(25).unwrap(), b"PROXY is what I am called");
+    assert_eq!(conn.bytes(23).unwrap(), b"PROXYLOPHONE is my name");
     // A server may speak first.
     let raw = RawBackend::open();
     let set = setup().listener("tcp", &format!("mode: tcp, pool: db, {from}")).pool(

@@ -132,7 +132,8 @@ fn tcp(cx: &mut Cx<'_>, at: &Path, work: Work) -> Option<Mode> {
             let help = format!("leave it out, and end the routes with - pool: {pool}");
             cx.error(&at.key("pool"), Some(pool), wrong.help(help));
         }
-        return Some(Mode::Tcp { routes: streams::routes(cx, &at.key("routes"), values) });
+        let routes = streams::routes(cx, &at.key("routes"), values)?;
+        return Some(Mode::Tcp { routes });
     }
     cx.missing(at, "pool", "pool: db");
     let at = at.key("pool");

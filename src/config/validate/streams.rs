@@ -11,12 +11,14 @@ use crate::config::path::Path;
 use crate::config::raw;
 use crate::config::source::Wrong;
 
-pub fn routes(cx: &mut Cx<'_>, at: &Path, values: Vec<Value>) -> Vec<TcpRoute> {
+/// `None` if not all of them came out: what is looked at further goes by their numbers.
+pub fn routes(cx: &mut Cx<'_>, at: &Path, values: Vec<Value>) -> Option<Vec<TcpRoute>> {
     if values.is_empty() {
         let wrong = Wrong::plain("no route: every connection would be closed");
         cx.error(at, None, wrong.help("for example: routes: [{match: {sni: a.example}, pool: a}]"));
     }
-    let mut routes: Vec<(Path, TcpRoute)> = Vec::with_capacity(values.len());
+    let count = values.len();
+    let mut routes: Vec<(Path, TcpRoute)> = Vec::with_capacity(count);
     for (i, value) in values.into_iter().enumerate() {
         // A null is what `shape` took out, and reported.
         if !value.is_null() {
@@ -32,7 +34,7 @@ pub fn routes(cx: &mut Cx<'_>, at: &Path, values: Vec<Value>) -> Vec<TcpRoute> {
             routes.push((at, route));
         }
     }
-    routes.into_iter().map(|(_, route)| route).collect()
+    (routes.len() == count).then(|| routes.into_iter().map(|(_, route)| route).collect())
 }
 
 /// `None` if it has no sound action; then there are problems.
@@ -65,11 +67,18 @@ fn names(cx: &mut Cx<'_>, at: &Path, matches: &raw::Match) -> Vec<HostPattern> {
         cx.error(&at, None, wrong.help("leave the key out to match everything"));
     }
     let read = cx.each(&at, matches.sni.as_ref(), |text| {
-        let pattern = host_pattern(text)?;
+        let allowed = "a name such as example.com or *.example.com";
+        if text == "*" {
+            let wrong = Wrong::new("`*` alone is no name", allowed);
+            return Err(wrong.help("leave `match` out to match everything"));
+        }
+        let pattern = host_pattern(text).map_err(|mut wrong| {
+            wrong.allowed = Some(allowed.to_owned());
+            wrong
+        })?;
         let HostPattern::Exact(host) = &pattern else { return Ok(pattern) };
         // RFC 6066 3 permits none, and clients send none.
         let address = host.starts_with('[') || host.parse::<std::net::Ipv4Addr>().is_ok();
-        let allowed = "a name such as example.com or *.example.com";
         match address {
             true => Err(Wrong::new("an address is no TLS server name", allowed)),
             false => Ok(pattern),
