@@ -76,7 +76,8 @@ fn add(tlvs: &mut Tlvs, name: Option<&str>, alpn: Option<&[u8]>) {
 /// The others hold for the header that they came in, or for the machine.
 fn is_passed_on(kind: u8, http: bool) -> bool {
     let own = [Kind::Crc32c, Kind::Noop, Kind::Netns].map(|kind| kind as u8);
-    !own.contains(&kind) && !(http && kind == Kind::Alpn as u8)
+    let alpn = kind == Kind::Alpn as u8;
+    !own.contains(&kind) && (!alpn || !http)
 }
 
 fn own(addr: ClientAddr, met: SocketAddr) -> Ends {

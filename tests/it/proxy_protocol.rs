@@ -2,13 +2,13 @@
 //! backends. With haproxy, nginx and curl at the other end.
 
 use std::net::{SocketAddr, TcpStream};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use crate::harness::{
-    Ask, Backend, Conn, PATIENCE, Proxy, RawBackend, Setup, eventually, free_address, program,
-    setup, skip,
+    Ask, Backend, Conn, Folder, PATIENCE, Proxy, RawBackend, Setup, eventually, free_address,
+    program, setup, skip,
 };
 use crate::peers::{Peer, haproxy_command, nginx, nginx_command};
 
@@ -462,4 +462,70 @@ fn curl_tells_us() {
     let answer = String::from_utf8_lossy(&output.stdout);
     assert!(answer.contains("127.9.8.6"), "{answer} {}", String::from_utf8_lossy(&output.stderr));
     TcpStream::connect(proxy.address("web")).expect("it still accepts");
+}
+
+/// A folder with a certificate for `a.example`, and what a listener says of it.
+fn certified() -> (Folder, &'static str) {
+    let made = rcgen::generate_simple_self_signed(["a.example".to_owned()]).expect("a certificate");
+    let folder = Folder::new();
+    folder.file("a.pem", made.cert.pem());
+    folder.file("a.key", made.signing_key.serialize_pem());
+    (folder, "tls: {certificates: [{cert: a.pem, key: a.key}]}")
+}
+
+fn curl_to(address: SocketAddr, more: &[&str]) -> std::process::Child {
+    let resolve = format!("a.example:{}:{}", address.port(), address.ip());
+    let mut curl = Command::new("curl");
+    curl.args(["-sSk", "--max-time", "10", "--resolve", &resolve]).args(more);
+    curl.arg(format!("https://a.example:{}/", address.port()));
+    curl.stdout(Stdio::piped()).spawn().expect("curl runs")
+}
+
+#[test]
+fn a_header_comes_before_tls() {
+    if !program("curl") {
+        return;
+    }
+    let backend = Backend::start("a");
+    let (folder, tls) = certified();
+    let proxy = Proxy::start_beside(folder, web(&format!("{FROM_ALL}, {tls}"), &backend));
+    for version in ["--http1.1", "--http2"] {
+        let told = ["--haproxy-protocol", "--interface", "127.9.8.5", version];
+        let output = curl_to(proxy.address("web"), &told).wait_with_output().expect("it ends");
+        let answer = String::from_utf8_lossy(&output.stdout);
+        assert!(answer.contains("127.9.8.5"), "{version}: {answer}");
+    }
+    let output = curl_to(proxy.address("web"), &[]).wait_with_output().expect("it ends");
+    assert!(!output.status.success(), "a handshake without a header");
+    failures(&proxy, "proxy_missing", 1.0);
+}
+
+#[test]
+fn a_backend_is_told_what_our_tls_has_learnt() {
+    if !program("curl") {
+        return;
+    }
+    let backend = RawBackend::open();
+    let (folder, tls) = certified();
+    let set = setup()
+        .listener("tcp", &format!("mode: tcp, pool: a, {tls}"))
+        .listener("web", &format!("mode: http, routes: [{{pool: a}}], {tls}"))
+        .pool("a", [backend.to_string()], "health_check: off, send_proxy_protocol: v2");
+    let proxy = Proxy::start_beside(folder, set);
+    for (listener, version) in [("tcp", "--http1.1"), ("web", "--http1.1"), ("web", "--http2")] {
+        let curl = curl_to(proxy.address(listener), &["--interface", "127.9.8.4", version]);
+        let mut peer = backend.accept();
+        let header = peer.bytes(16 + 12 + 12);
+        assert_eq!(
+            header[..16],
+            [SIGNATURE, &[0x21, 0x11, 0, 24]].concat(),
+            "{listener} {version}"
+        );
+        assert_eq!(header[16..20], [127, 9, 8, 4]);
+        assert_eq!(header[28..], [&[2, 0, 9][..], b"a.example"].concat());
+        assert!(peer.head().line.starts_with("GET / "));
+        peer.answer("told");
+        let output = curl.wait_with_output().expect("it ends");
+        assert_eq!(output.stdout, b"told", "{listener} {version}");
+    }
 }

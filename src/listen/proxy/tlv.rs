@@ -50,7 +50,7 @@ impl Tlvs {
         }
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = (u8, &[u8])> {
+    pub fn iter(&self) -> impl Iterator<Item = Tlv<'_>> {
         iter(&self.0)
     }
 
@@ -119,8 +119,11 @@ impl<'a> Ssl<'a> {
     }
 }
 
+/// Type and value.
+type Tlv<'a> = (u8, &'a [u8]);
+
 /// Splits off the first; `None` if it is cut short.
-fn first(bytes: &[u8]) -> Option<((u8, &[u8]), &[u8])> {
+fn split_first(bytes: &[u8]) -> Option<(Tlv<'_>, &[u8])> {
     let (&[kind, high, low], rest) = bytes.split_first_chunk()?;
     let (value, rest) = rest.split_at_checked(u16::from_be_bytes([high, low]).into())?;
     Some(((kind, value), rest))
@@ -128,14 +131,15 @@ fn first(bytes: &[u8]) -> Option<((u8, &[u8]), &[u8])> {
 
 fn check(mut bytes: &[u8]) -> Result<(), Refused> {
     while !bytes.is_empty() {
-        (_, bytes) = first(bytes).ok_or(Refused::Malformed("one of its values is cut short"))?;
+        (_, bytes) =
+            split_first(bytes).ok_or(Refused::Malformed("one of its values is cut short"))?;
     }
     Ok(())
 }
 
-fn iter(mut bytes: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+fn iter(mut bytes: &[u8]) -> impl Iterator<Item = Tlv<'_>> {
     std::iter::from_fn(move || {
-        let (tlv, rest) = first(bytes)?;
+        let (tlv, rest) = split_first(bytes)?;
         bytes = rest;
         Some(tlv)
     })
