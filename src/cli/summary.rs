@@ -15,7 +15,7 @@ use crate::config::defaults::JITTER;
 use crate::config::model::{
     Action, Backend, Balance, Config, Failback, Failover, FailoverMode, HashBy, HealthCheck,
     HostPattern, Listener, Match, Mode, MysqlRole, PathPattern, Pool, PostgresRole, ProbeKind,
-    RedisRole, TcpAction, TcpRoute,
+    ProxyVersion, RedisRole, TcpAction, TcpRoute,
 };
 use crate::config::units::show_duration;
 
@@ -40,10 +40,12 @@ fn listener(listener: &Listener, out: &mut dyn Write) -> io::Result<()> {
     match &listener.mode {
         Mode::Tcp { routes } => {
             streams(listener, &binds, routes, out)?;
+            proxied(listener, out)?;
             tls::write(listener.tls.as_ref(), out)
         }
         Mode::Http { routes } => {
             writeln!(out, "listener {}: http on {binds}", listener.name)?;
+            proxied(listener, out)?;
             tls::write(listener.tls.as_ref(), out)?;
             for route in routes.iter().take(SHOWN) {
                 writeln!(out, "  {} -> {}", matching(&route.matches), action(&route.action))?;
@@ -53,6 +55,13 @@ fn listener(listener: &Listener, out: &mut dyn Write) -> io::Result<()> {
             if open { Ok(()) } else { writeln!(out, "  everything else -> 404") }
         }
     }
+}
+
+fn proxied(listener: &Listener, out: &mut dyn Write) -> io::Result<()> {
+    let Some(peers) = &listener.accept_proxy_protocol else { return Ok(()) };
+    let networks = peers.networks.iter().map(ToString::to_string);
+    let from: Vec<_> = networks.chain(peers.unix.then(|| "unix".to_owned())).collect();
+    writeln!(out, "  PROXY header required from {}", from.join(", "))
 }
 
 fn streams(
@@ -92,6 +101,13 @@ fn pool(pool: &Pool, out: &mut dyn Write) -> io::Result<()> {
     }
     more(count, "backends", out)?;
     failover(pool, out)?;
+    let version = pool.send_proxy_protocol.map(|version| match version {
+        ProxyVersion::V1 => 1,
+        ProxyVersion::V2 => 2,
+    });
+    if let Some(version) = version {
+        writeln!(out, "  backends are told who the client is: PROXY protocol, version {version}")?;
+    }
     match (&pool.health_check, &pool.outlier) {
         (None, None) => writeln!(out, "  no health check: a dead backend is not taken out"),
         (None, Some(_)) => {

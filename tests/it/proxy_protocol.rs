@@ -299,6 +299,33 @@ fn an_introduced_connection_is_one_clients_alone() {
 }
 
 #[test]
+fn a_reload_may_begin_to_tell_of_clients_that_are_there() {
+    let backend = RawBackend::open();
+    let set = |keys: &str| {
+        let keys = format!("health_check: off{keys}");
+        setup().http("web", "web").pool("web", [backend.to_string()], &keys)
+    };
+    let proxy = Proxy::start(set(""));
+    let met = proxy.address("web");
+    let mut conn = Conn::open(met).unwrap();
+    conn.send(Ask::get("/").bytes()).unwrap();
+    let mut before = backend.accept();
+    before.head();
+    before.answer("1");
+    assert_eq!(conn.answer("GET").unwrap().text(), "1");
+    assert!(proxy.reload(set(", send_proxy_protocol: v1")));
+    conn.send(Ask::get("/").bytes()).unwrap();
+    let mut peer = backend.accept();
+    let own = conn.stream().local_addr().unwrap();
+    let start = format!("PROXY TCP4 {} {} {} ", own.ip(), met.ip(), own.port());
+    let line = peer.head();
+    assert!(line.line.starts_with(&start), "{line:?}");
+    assert!(line.headers.iter().any(|(name, _)| name.starts_with("get / ")), "{line:?}");
+    peer.answer("2");
+    assert_eq!(conn.answer("GET").unwrap().text(), "2");
+}
+
+#[test]
 fn probes_speak_for_nobody() {
     let backend = RawBackend::open();
     let local = [SIGNATURE, &[0x20, 0, 0, 0]].concat();

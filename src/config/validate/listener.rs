@@ -157,6 +157,11 @@ fn proxy_peers(cx: &mut Cx<'_>, at: &Path, raw: raw::ProxyPeers) -> Option<Proxy
             wrong
         }),
     });
+    if let Some((at, _)) = read.iter().find(|(_, net)| net.is_some_and(|net| net.prefix_len() == 0))
+    {
+        let wrong = Wrong::plain("everybody is believed: a client can say that it is any other");
+        cx.warn(at, wrong.help("name the addresses of the load balancers in front, no more"));
+    }
     let unix = read.iter().any(|(_, network)| network.is_none());
     let networks = read.into_iter().filter_map(|(_, network)| network).collect();
     raw.from.map(|_| ProxyPeers { networks, unix })
