@@ -14,6 +14,7 @@ use super::decide::Plan;
 use super::engaged::Entered;
 use super::head::{self, Rules};
 use crate::forward::buffer::Buffer;
+use crate::forward::backend_stream::BackendStream;
 use crate::forward::connect::connect;
 use crate::forward::http::exchange::{self, Clocks};
 use crate::forward::http::front::Line;
@@ -153,9 +154,10 @@ impl Attempt<'_> {
     fn kept(&self, lease: &Lease) -> Option<Box<BackendConn>> {
         let worker = &self.client.worker;
         let careful = !self.plan.ask.safe;
+        let tls = lease.picker().pool().config.tls.as_ref();
         match self.upgrade {
             Some(_) => None,
-            None => worker.idle.take(lease.backend().id, worker.wheel.now(), careful),
+            None => worker.idle.take(lease.backend().id, worker.wheel.now(), careful, tls),
         }
     }
 
@@ -225,6 +227,7 @@ impl Attempt<'_> {
         };
         let pool = lease.picker().pool();
         pool.state.cells.of(worker.id).connect.observe(began.elapsed());
+        let stream = BackendStream::Tcp(stream);
         Ok(Box::new(BackendConn::new(stream, lease.shared_backend(), worker.id)))
     }
 

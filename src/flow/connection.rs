@@ -14,6 +14,7 @@ use super::request::{self, After, Upgrade};
 use super::worker::{Here, Worker};
 use super::{judge, reach};
 use crate::config::model::Timeouts;
+use crate::forward::backend_stream::BackendStream;
 use crate::forward::http::Front;
 use crate::forward::http::h1::client::{Bounds, ClientConn, Next, Stop};
 use crate::forward::http::h1::parse::Limits;
@@ -177,6 +178,7 @@ async fn upgraded(client: &Client, conn: ClientConn, upgrade: Upgrade) {
     let early = async {
         if let Some(early) = &from_client {
             backend.write_all(early.data()).await?;
+            backend.flush().await?;
         }
         if let Some(early) = &from_backend {
             stream.write_all(early.data()).await?;
@@ -248,7 +250,7 @@ async fn relay(
     client: &Client,
     lease: &Lease,
     stream: &mut ClientStream,
-    backend: &mut tokio::net::TcpStream,
+    backend: &mut BackendStream,
     idle: Duration,
 ) -> Option<End> {
     let session = &client.session;

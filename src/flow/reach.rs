@@ -9,13 +9,13 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use tokio::io::ReadBuf;
-use tokio::net::TcpStream;
 
 use super::client::Client;
 use super::engaged::Entered;
 use super::judge;
 use super::retry::Retries;
 use super::wait::Wait;
+use crate::forward::backend_stream::BackendStream;
 use crate::forward::connect::{connect, keep_alive};
 use crate::forward::http::exchange::Clocks;
 use crate::listen::ClientStream;
@@ -32,7 +32,7 @@ pub async fn reach(
     picker: &Rc<Picker>,
     stream: &ClientStream,
     connect_timeout: Duration,
-) -> Result<(Lease, Entered, TcpStream), Cause> {
+) -> Result<(Lease, Entered, BackendStream), Cause> {
     let worker = &client.worker;
     let pool = picker.pool();
     let cells = pool.state.cells.of(worker.id);
@@ -69,7 +69,7 @@ pub async fn reach(
                 cells.connect.observe(began.elapsed());
                 backend.cells.of(worker.id).connects.inc();
                 lease.observe_latency(began.elapsed().as_nanos() as u64, now_nanos);
-                return Ok((lease, entered, stream));
+                return Ok((lease, entered, BackendStream::Tcp(stream)));
             }
             Ok(Err(error)) if is_shortage(&error) => return Err(Cause::Shortage),
             Ok(Err(_)) => Cause::Connect,
