@@ -30,6 +30,8 @@ pub enum Cause {
     TargetTooLong,
     /// The body is larger than `limits.request_body`.
     BodyTooLarge,
+    /// The client's TLS handshake failed, or took too long.
+    Handshake,
     /// The client was silent for `client_header` or `client_body`.
     ClientTimeout,
     /// The client went away before its answer was whole.
@@ -48,6 +50,8 @@ pub enum Cause {
     Connect,
     /// `timeouts.connect` passed.
     ConnectTimeout,
+    /// The TLS handshake with the backend failed, or took too long: nothing was sent.
+    Tls,
     /// The backend closed or reset before the head of its answer.
     Reset,
     /// The backend's answer is not HTTP.
@@ -63,7 +67,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    pub const ALL: [Cause; 22] = [
+    pub const ALL: [Cause; 24] = [
         Cause::BadRequest,
         Cause::MethodNotAllowed,
         Cause::Denied,
@@ -71,6 +75,7 @@ impl Cause {
         Cause::HeadTooLarge,
         Cause::TargetTooLong,
         Cause::BodyTooLarge,
+        Cause::Handshake,
         Cause::ClientTimeout,
         Cause::ClientGone,
         Cause::NoneServing,
@@ -80,6 +85,7 @@ impl Cause {
         Cause::Shortage,
         Cause::Connect,
         Cause::ConnectTimeout,
+        Cause::Tls,
         Cause::Reset,
         Cause::Garbage,
         Cause::Timeout,
@@ -103,6 +109,7 @@ impl Cause {
             Cause::HeadTooLarge => "head_too_large",
             Cause::TargetTooLong => "target_too_long",
             Cause::BodyTooLarge => "body_too_large",
+            Cause::Handshake => "handshake",
             Cause::ClientTimeout => "client_timeout",
             Cause::ClientGone => "client_gone",
             Cause::NoneServing => "none_serving",
@@ -112,6 +119,7 @@ impl Cause {
             Cause::Shortage => "shortage",
             Cause::Connect => "connect",
             Cause::ConnectTimeout => "connect_timeout",
+            Cause::Tls => "tls",
             Cause::Reset => "reset",
             Cause::Garbage => "garbage",
             Cause::Timeout => "timeout",
@@ -128,6 +136,7 @@ impl Cause {
             | Cause::HeadTooLarge
             | Cause::TargetTooLong
             | Cause::BodyTooLarge
+            | Cause::Handshake
             | Cause::ClientTimeout
             | Cause::ClientGone => Side::Client,
             Cause::Denied
@@ -141,6 +150,7 @@ impl Cause {
             | Cause::Shutdown => Side::Proxy,
             Cause::Connect
             | Cause::ConnectTimeout
+            | Cause::Tls
             | Cause::Reset
             | Cause::Garbage
             | Cause::Timeout
@@ -159,17 +169,20 @@ impl Cause {
             Cause::TargetTooLong => StatusCode::URI_TOO_LONG,
             Cause::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Cause::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
-            // Nobody reads it; it keeps the mapping whole.
-            Cause::ClientGone => StatusCode::BAD_REQUEST,
+            // Nobody reads these; they keep the mapping whole.
+            Cause::Handshake | Cause::ClientGone => StatusCode::BAD_REQUEST,
             Cause::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Cause::NoneServing
             | Cause::Full
             | Cause::QueueTimeout
             | Cause::Shortage
             | Cause::Shutdown => StatusCode::SERVICE_UNAVAILABLE,
-            Cause::Connect | Cause::Reset | Cause::Garbage | Cause::Truncated | Cause::Released => {
-                StatusCode::BAD_GATEWAY
-            }
+            Cause::Connect
+            | Cause::Tls
+            | Cause::Reset
+            | Cause::Garbage
+            | Cause::Truncated
+            | Cause::Released => StatusCode::BAD_GATEWAY,
             Cause::ConnectTimeout | Cause::Timeout => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -184,6 +197,7 @@ impl Cause {
             Cause::HeadTooLarge => "The request's head is too large.",
             Cause::TargetTooLong => "The request's target is too long.",
             Cause::BodyTooLarge => "The request's body is too large.",
+            Cause::Handshake => "The client's TLS handshake failed.",
             Cause::ClientTimeout => "The client took too long to send its request.",
             Cause::ClientGone => "The client went away.",
             Cause::NoneServing => "No backend can serve this request at the moment.",
@@ -193,6 +207,7 @@ impl Cause {
             Cause::Shortage => "The load balancer is out of connections.",
             Cause::Connect => "No connection to a backend could be made.",
             Cause::ConnectTimeout => "The backend did not accept a connection in time.",
+            Cause::Tls => "No secure connection to a backend could be made.",
             Cause::Reset => "The backend closed the connection before it answered.",
             Cause::Garbage => "The backend's answer is not valid HTTP.",
             Cause::Timeout => "The backend did not answer in time.",

@@ -12,6 +12,7 @@ use crate::observe::cells::ListenerState;
 use crate::pool::Pool;
 use crate::route::rate::Limiter;
 use crate::route::{PoolId, Table};
+use crate::tls::Server;
 
 /// The one place from which every thread takes the current snapshot.
 pub type Current = ArcSwap<Snapshot>;
@@ -34,6 +35,7 @@ pub struct Listener {
     pub work: Work,
     pub state: Arc<ListenerState>,
     pub rate_limit: Option<Arc<Limiter>>,
+    pub tls: Option<Arc<Server>>,
 }
 
 /// What is done with a listener's connections.

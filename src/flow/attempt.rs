@@ -5,17 +5,16 @@
 use std::cell::Cell;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use http::{Method, StatusCode};
 
 use super::client::Client;
 use super::decide::Plan;
+use super::dial::dial;
 use super::engaged::Entered;
 use super::head::{self, Rules};
 use crate::forward::buffer::Buffer;
-use crate::forward::backend_stream::BackendStream;
-use crate::forward::connect::connect;
+use crate::forward::backend_stream::Offer;
 use crate::forward::http::exchange::{self, Clocks};
 use crate::forward::http::front::Line;
 use crate::forward::http::head::{Framing, RequestHead, ResponseHead};
@@ -23,8 +22,6 @@ use crate::forward::http::upload::Upload;
 use crate::forward::http::{BackendConn, Front};
 use crate::outcome::{Cause, Sent};
 use crate::pool::Lease;
-use crate::sys::shortage::is_shortage;
-use crate::timer::Elapsed;
 
 /// Bytes of answers that a worker holds back at once: what comes beyond them is passed on as it comes.
 const HELD_BYTES: usize = 16 << 20;
@@ -154,7 +151,7 @@ impl Attempt<'_> {
     fn kept(&self, lease: &Lease) -> Option<Box<BackendConn>> {
         let worker = &self.client.worker;
         let careful = !self.plan.ask.safe;
-        let tls = lease.picker().pool().config.tls.as_ref();
+        let tls = lease.tls().map(|tls| &tls.config);
         match self.upgrade {
             Some(_) => None,
             None => worker.idle.take(lease.backend().id, worker.wheel.now(), careful, tls),
@@ -198,7 +195,7 @@ impl Attempt<'_> {
         for head in interims.iter().flat_map(|all| all.iter()) {
             let (framing, told_length) = (Framing::None, None);
             let line = Line { status: head.status, reason: head.reason(), framing, told_length };
-            front.interim(&line, |to| self::head::pass_back(head, edits, "", to));
+            front.interim(&line, |to| self::head::pass_back(head, edits, "", None, to));
         }
     }
 
@@ -210,24 +207,8 @@ impl Attempt<'_> {
     async fn connect(&self, lease: &Lease, clocks: &Clocks) -> Result<Box<BackendConn>, Failed> {
         let refused = |cause| Failed { cause, sent: Sent::Nothing };
         let worker = &self.client.worker;
-        let began = Instant::now();
-        let connecting = connect(lease.backend().addr);
-        let Clocks { step, overall } = clocks;
-        let connecting = step.within(self.plan.timeouts.connect, connecting);
-        let connected = match overall {
-            Some(overall) => overall.bound(connecting).await.unwrap_or(Err(Elapsed)),
-            None => connecting.await,
-        };
-        let stream = match connected {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) if is_shortage(&error) => return Err(refused(Cause::Shortage)),
-            Ok(Err(_)) => return Err(refused(Cause::Connect)),
-            Err(Elapsed) if step.is_cut() => return Err(refused(Cause::Released)),
-            Err(Elapsed) => return Err(refused(Cause::ConnectTimeout)),
-        };
-        let pool = lease.picker().pool();
-        pool.state.cells.of(worker.id).connect.observe(began.elapsed());
-        let stream = BackendStream::Tcp(stream);
+        let dialled = dial(worker, lease, clocks, &self.plan.timeouts, Offer::Protocol);
+        let stream = dialled.await.map_err(refused)?;
         Ok(Box::new(BackendConn::new(stream, lease.shared_backend(), worker.id)))
     }
 
@@ -246,7 +227,7 @@ impl Attempt<'_> {
         let heads = &self.client.worker.heads;
         let asked =
             exchange::ask(front, conn, upload, self.clocks, heads, to_head, |interim, to| {
-                head::pass_back(interim, edits, "", to);
+                head::pass_back(interim, edits, "", None, to);
             });
         asked.await.map_err(|cause| Failed { cause, sent: upload.sent() })
     }

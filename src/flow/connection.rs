@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 
 use super::client::Client;
+use super::entrance::{self, Entered};
 use super::relay::Exchange;
 use super::request::{self, After, Upgrade};
 use super::worker::{Here, Worker};
@@ -36,15 +37,31 @@ pub fn serve(
     gone: bool,
     stream: ClientStream,
     addr: ClientAddr,
-    mut permit: Permit,
+    permit: Permit,
 ) {
+    if !entrance::is_barred(&here) {
+        return begin(worker, here, gone, Entered { stream, addr, secure: None }, permit);
+    }
+    tokio::task::spawn_local(async move {
+        if let Some(entered) = entrance::pass(&worker, &here, stream, addr).await {
+            // It may have gone in the meantime.
+            let gone = worker.here(&here.listener().config.name).is_none();
+            begin(worker, here, gone, entered, permit);
+        }
+    });
+}
+
+/// The connection has passed the entrance.
+fn begin(worker: Rc<Worker>, here: Here, gone: bool, entered: Entered, mut permit: Permit) {
+    let Entered { stream, addr, secure } = entered;
     let config = &here.view.snapshot.config;
     if !permit.admit(addr, config.limits.connections_per_client) {
         return;
     }
     let deadline = Deadline::new(&worker.wheel);
     let session = Rc::new(Session::new(deadline, here.listener().state.clone(), worker.id));
-    let client = Client::new(worker, session, here.clone(), addr, permit);
+    let h2 = secure.as_ref().is_some_and(|secure| secure.h2);
+    let client = Client::new(worker, session, here.clone(), (addr, secure), permit);
     if gone {
         client.session.leave();
     }
@@ -63,7 +80,10 @@ pub fn serve(
             client.session.rest(bounds.client_idle);
             let buffers = client.worker.buffers.clone();
             let conn = ClientConn::new(stream, client.session.clone(), buffers);
-            tokio::task::spawn_local(http(client, conn, bounds));
+            match h2 {
+                true => tokio::task::spawn_local(http2(client, conn, bounds)),
+                false => tokio::task::spawn_local(http(client, conn, bounds)),
+            };
         }
     }
 }
@@ -88,7 +108,7 @@ fn http(
         loop {
             let next = conn.next(&bounds, &client.worker.heads, first).await;
             first = false;
-            let told = match begin(&client, &mut conn, next) {
+            let told = match story(&client, &mut conn, next) {
                 Ok(story) => Ok(client.session.unless_cut(story).await),
                 Err(none) => Err(none),
             };
@@ -108,7 +128,7 @@ fn http(
                 Err(NoStory::Refused(cause)) => {
                     return Box::pin(request::refuse(&client, conn, cause)).await;
                 }
-                Err(NoStory::Ended) => return,
+                Err(NoStory::Ended) => return conn.part(),
             }
         }
     }
@@ -122,7 +142,7 @@ enum NoStory {
 }
 
 /// Begins the story of a request, if it is one.
-fn begin<'a>(
+fn story<'a>(
     client: &Rc<Client>,
     conn: &'a mut ClientConn,
     next: Result<Next, Stop>,
@@ -211,7 +231,7 @@ async fn tcp(client: Rc<Client>, here: Here, picker: Rc<Picker>, mut stream: Cli
     let began = Instant::now();
     cells.streams.inc();
     client.session.begin();
-    let reached = Box::pin(reach::reach(&client, &picker, &stream, timeouts.connect)).await;
+    let reached = Box::pin(reach::reach(&client, &picker, &stream, &timeouts)).await;
     let failed = match reached {
         Ok((lease, _entered, mut backend)) => {
             match relay(&client, &lease, &mut stream, &mut backend, timeouts.tcp_idle).await {

@@ -32,6 +32,9 @@ pub struct Asked<'a> {
     pub query: Option<&'a str>,
 }
 
+/// For clients of a listener that wants it.
+pub const HSTS: &str = "strict-transport-security";
+
 /// Reads a request's head, or says why it is refused.
 pub fn read(head: &RequestHead) -> Result<Asked<'_>, Cause> {
     if head.method == Method::CONNECT {
@@ -112,6 +115,8 @@ pub struct Rules<'a> {
     pub rewrite: &'a Rewrite,
     pub edits: &'a HeaderEdits,
     pub client: Option<&'a HeaderValue>,
+    /// The client speaks TLS.
+    pub secure: bool,
     pub trusted: bool,
     /// The cookie that is ours, and not the backend's to see.
     pub sticky: Option<&'a Cookies>,
@@ -128,8 +133,8 @@ pub fn pass_on(
     let fields = head.fields();
     // An absolute target, or HTTP/2: the authority becomes the Host (RFC 9112 3.2.2).
     let named = head.authority().map(str::as_bytes).or_else(|| fields.of(Known::Host).next());
-    let forwarded =
-        Forwarded { client: rules.client, scheme: b"http", host: named, trusted: rules.trusted };
+    let scheme: &[u8] = if rules.secure { b"https" } else { b"http" };
+    let forwarded = Forwarded { client: rules.client, scheme, host: named, trusted: rules.trusted };
     let connection = Connection::of(fields);
     let expects = head.version == Version::Http11;
     let edited = !rules.edits.is_empty();
@@ -181,8 +186,14 @@ pub fn pass_on(
 }
 
 /// Writes the fields of a backend's answer that the client gets; `date` is for one that has none
-/// (RFC 9110 6.6.1). Framing and Connection are whoever writes them to the client's.
-pub fn pass_back(head: &ResponseHead, edits: &HeaderEdits, date: &str, to: Sink<'_>) {
+/// (RFC 9110 6.6.1), and so is `hsts` (RFC 6797 6.1). Framing and Connection are whoever writes them to the client's.
+pub fn pass_back(
+    head: &ResponseHead,
+    edits: &HeaderEdits,
+    date: &str,
+    hsts: Option<&str>,
+    to: Sink<'_>,
+) {
     let fields = head.fields();
     let connection = Connection::of(fields);
     let edited = !edits.is_empty();
@@ -199,6 +210,12 @@ pub fn pass_back(head: &ResponseHead, edits: &HeaderEdits, date: &str, to: Sink<
     }
     if !dated && !is_replaced(b"date") {
         to(b"date", date.as_bytes());
+    }
+    if let Some(hsts) = hsts
+        && !head.status.is_informational()
+        && fields.all(HSTS).next().is_none()
+    {
+        to(HSTS.as_bytes(), hsts.as_bytes());
     }
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         to(b"connection", b"upgrade");

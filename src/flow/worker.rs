@@ -12,6 +12,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::arrivals::Arrival;
 use super::engaged::Engaged;
+use super::entrance::Handshakes;
 use super::hedge::Percentiles;
 use super::sessions::Sessions;
 use crate::config::model::{BindAddr, Name};
@@ -65,6 +66,7 @@ pub struct Worker {
     view: RefCell<Rc<View>>,
     pub sessions: Rc<Sessions>,
     pub engaged: Engaged,
+    pub handshakes: Handshakes,
 }
 
 /// A snapshot as this worker uses it.
@@ -138,6 +140,7 @@ impl Worker {
             view: RefCell::new(view),
             sessions: Rc::default(),
             engaged: Engaged::default(),
+            handshakes: Handshakes::default(),
         })
     }
 

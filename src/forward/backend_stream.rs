@@ -17,13 +17,23 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::config::model::BackendTls;
 use crate::listen::{Plain, Socket};
 
 #[derive(Debug)]
 pub enum BackendStream {
     Tcp(TcpStream),
     Tls(Box<Tls>),
+}
+
+/// What the handshake says of the protocol within (ALPN, RFC 7301).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// What the pool speaks.
+    Protocol,
+    /// HTTP/1.1, whatever the pool speaks.
+    Http1,
+    /// Nothing: what goes by is the client's matter.
+    Nothing,
 }
 
 /// A stream over TLS. Dropped, it tells the backend that this was all (RFC 8446 6.1).
@@ -42,17 +52,26 @@ impl BackendStream {
         stream: TcpStream,
         config: &Arc<ClientConfig>,
         name: ServerName<'static>,
+        offer: Offer,
     ) -> io::Result<BackendStream> {
-        let stream = TlsConnector::from(config.clone()).connect(name, stream).await?;
+        let connector = TlsConnector::from(config.clone());
+        let stream = match offer {
+            Offer::Protocol => connector.connect(name, stream).await?,
+            Offer::Http1 => {
+                let offered = vec![b"http/1.1".to_vec()];
+                connector.with_alpn(offered).connect(name, stream).await?
+            }
+            Offer::Nothing => connector.with_alpn(Vec::new()).connect(name, stream).await?,
+        };
         let (config, broken) = (config.clone(), false);
         Ok(BackendStream::Tls(Box::new(Tls { stream, config, broken })))
     }
 
     /// Whether it is what these settings would make.
-    pub fn suits(&self, tls: Option<&BackendTls>) -> bool {
+    pub fn suits(&self, tls: Option<&Arc<ClientConfig>>) -> bool {
         match (self, tls) {
             (BackendStream::Tcp(_), None) => true,
-            (BackendStream::Tls(own), Some(wanted)) => Arc::ptr_eq(&own.config, &wanted.config),
+            (BackendStream::Tls(own), Some(wanted)) => Arc::ptr_eq(&own.config, wanted),
             (BackendStream::Tcp(_), Some(_)) | (BackendStream::Tls(_), None) => false,
         }
     }

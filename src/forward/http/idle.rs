@@ -1,12 +1,13 @@
 //! A worker's kept-alive backend connections at rest, last in first out.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
+use rustls::ClientConfig;
 
 use super::BackendConn;
-use crate::config::model::BackendTls;
 use crate::timer::TICK;
 
 /// By backend id. Time is the worker's tick count.
@@ -42,7 +43,7 @@ impl Idle {
         backend: u64,
         now: u64,
         careful: bool,
-        tls: Option<&BackendTls>,
+        tls: Option<&Arc<ClientConfig>>,
     ) -> Option<Box<BackendConn>> {
         let mut map = self.0.borrow_mut();
         let resting = map.get_mut(&backend)?;

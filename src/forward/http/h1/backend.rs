@@ -8,11 +8,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use rustls::ClientConfig;
 use tokio::io::AsyncWrite;
 
 use super::body::{Body, Broken, Form};
 use super::parse::{self, Limits};
-use crate::config::model::BackendTls;
 use crate::forward::backend_stream::BackendStream;
 use crate::forward::buffer::Buffer;
 use crate::forward::buffers::Buffers;
@@ -79,8 +79,8 @@ impl BackendConn {
         self.is_at_rest() && self.stream.is_quiet_now()
     }
 
-    /// Whether it is what a pool with these settings would make.
-    pub fn suits(&self, tls: Option<&BackendTls>) -> bool {
+    /// Whether it is what these settings would make.
+    pub fn suits(&self, tls: Option<&Arc<ClientConfig>>) -> bool {
         self.stream.suits(tls)
     }
 
