@@ -58,6 +58,8 @@ pub struct Member {
     pub max_requests: Option<u32>,
     /// How connections to it are made secure; `None`: they are in clear.
     pub tls: Option<Arc<MemberTls>>,
+    /// What it has to prove that it is to a probe over TLS, if its probes are.
+    pub probed_as: Option<ServerName<'static>>,
 }
 
 /// TLS towards one backend.
@@ -72,7 +74,7 @@ pub struct MemberTls {
 impl Member {
     /// An active one without a cap.
     pub fn new(state: Arc<BackendState>, weight: u32) -> Member {
-        Member { state, weight, tier: 0, max_requests: None, tls: None }
+        Member { state, weight, tier: 0, max_requests: None, tls: None, probed_as: None }
     }
 }
 

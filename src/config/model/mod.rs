@@ -246,6 +246,15 @@ pub enum HostPattern {
     Wildcard(String),
 }
 
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HostPattern::Exact(host) => f.write_str(host),
+            HostPattern::Wildcard(suffix) => write!(f, "*{suffix}"),
+        }
+    }
+}
+
 /// A path as `route` normalises it (RFC 3986 6.2.2).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum PathPattern {
@@ -402,7 +411,7 @@ pub struct HealthCheck {
     pub port: Option<u16>,
     /// Probe another address altogether.
     pub address: Option<IpAddr>,
-    /// Probes go over TLS, as the pool's connections do.
+    /// Probes go over TLS, as the pool's connections do; those of databases never.
     pub tls: Option<BackendTls>,
 }
 
@@ -424,6 +433,8 @@ pub enum ProbeKind {
         send: Option<Bytes>,
         expect: Option<Bytes>,
     },
+    /// A TLS handshake.
+    Tls,
     Postgres(PostgresProbe),
     Redis(RedisProbe),
     Mysql(MysqlProbe),
@@ -433,7 +444,7 @@ impl ProbeKind {
     /// It wants one role of several: a backend may be well and yet not wanted.
     pub fn tells_role(&self) -> bool {
         match self {
-            ProbeKind::Http(_) | ProbeKind::Tcp { .. } => false,
+            ProbeKind::Http(_) | ProbeKind::Tcp { .. } | ProbeKind::Tls => false,
             ProbeKind::Postgres(probe) => probe.role != PostgresRole::Any,
             ProbeKind::Redis(probe) => probe.role != RedisRole::Any,
             ProbeKind::Mysql(probe) => probe.role != MysqlRole::Any,

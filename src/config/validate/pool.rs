@@ -9,7 +9,7 @@ use super::cx::Cx;
 use super::health::{self, Setting};
 use super::http_words::{cookie_name, header_name};
 use super::words::{or_off, positive_duration, whole, word};
-use super::{addresses, failover, outlier, retry, sticky, timeouts, words};
+use super::{addresses, failover, outlier, pool_tls, retry, sticky, timeouts, words};
 use crate::config::defaults;
 use crate::config::model::{Backend, Balance, HashBy, Keepalive, Name, Pool, TimeoutOverrides};
 use crate::config::path::Path;
@@ -38,6 +38,7 @@ pub struct Part {
     queue: Option<retry::QueueSetting>,
     slow_start: Option<Option<Duration>>,
     sticky: Option<sticky::Setting>,
+    tls: Option<pool_tls::Setting>,
 }
 
 pub fn part(cx: &mut Cx<'_>, at: &Path, raw: raw::Pool) -> Part {
@@ -53,6 +54,7 @@ pub fn part(cx: &mut Cx<'_>, at: &Path, raw: raw::Pool) -> Part {
         or_off(text, positive_duration)
     });
     let sticky = raw.sticky.and_then(|raw| sticky::setting(cx, &at.key("sticky"), raw));
+    let tls = raw.tls.and_then(|raw| pool_tls::setting(cx, &at.key("tls"), raw));
     let (max_idle, idle_timeout) =
         keepalive(cx, &at.key("keepalive"), raw.keepalive.unwrap_or_default());
     Part {
@@ -67,6 +69,7 @@ pub fn part(cx: &mut Cx<'_>, at: &Path, raw: raw::Pool) -> Part {
         queue,
         slow_start,
         sticky,
+        tls,
     }
 }
 
@@ -89,7 +92,7 @@ pub fn pool(cx: &mut Cx<'_>, at: &Path, name: Name, mut raw: raw::Pool, shared: 
     cx.missing(at, "backends", "backends: [10.0.0.11:8080, 10.0.0.12:8080]");
     let backends = raw.backends.take().map(|list| backends(cx, &at.key("backends"), list));
     let own = part(cx, at, raw);
-    let health_check = health::settle(cx, at, own.health_check.as_ref(), shared);
+    let mut health_check = health::settle(cx, at, own.health_check.as_ref(), shared);
     let said = own.health_check.is_some() || matches!(shared.health_check, Some(Setting::Off));
     if health_check.is_none() && !said && !cx.has(&at.key("health_check")) {
         let wrong = Wrong::plain("no health check: a dead backend is found only by failing");
@@ -102,6 +105,11 @@ pub fn pool(cx: &mut Cx<'_>, at: &Path, name: Name, mut raw: raw::Pool, shared: 
     let idle_timeout =
         own.idle_timeout.or(shared.idle_timeout).unwrap_or(defaults::KEEPALIVE.idle_timeout);
     let all = defaults::pool(name);
+    let protocol = all.protocol;
+    let tls = pool_tls::settle(cx, at, own.tls.as_ref(), shared.tls.as_ref(), protocol);
+    if let Some(check) = &mut health_check {
+        pool_tls::of_probes(check, tls.as_ref());
+    }
     Pool {
         balance: own.balance.or_else(|| shared.balance.clone()).unwrap_or(all.balance),
         backends: backends.unwrap_or_default(),
@@ -114,8 +122,8 @@ pub fn pool(cx: &mut Cx<'_>, at: &Path, name: Name, mut raw: raw::Pool, shared: 
         queue: retry::settle_queue(own.queue.as_ref(), shared.queue.as_ref()),
         slow_start: own.slow_start.or(shared.slow_start).unwrap_or(all.slow_start),
         sticky: sticky::settle(cx, at, own.sticky.as_ref(), shared.sticky.as_ref()),
-        protocol: all.protocol,
-        tls: None,
+        protocol,
+        tls,
         send_proxy_protocol: None,
         name: all.name,
     }
