@@ -69,8 +69,16 @@ fn heads(c: &mut Criterion) {
             let mut to = Buffer::borrow(&buffers);
             let (target, client) = (asked.target(), Some(&client));
             let (edits, trusted, sticky) = (&edits, false, None);
-            let rules =
-                Rules { target, rewrite: &rule, edits, client, secure: false, trusted, sticky };
+            let rules = Rules {
+                target,
+                rewrite: &rule,
+                edits,
+                client,
+                secure: false,
+                peer: None,
+                trusted,
+                sticky,
+            };
             head::pass_on(black_box(&asked), &rules, None, backend, &mut to);
             to.len()
         });

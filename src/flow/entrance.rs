@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
+use std::time::SystemTime;
 
 use tokio_rustls::TlsAcceptor;
 
@@ -15,13 +16,12 @@ use crate::config::model::Alpn;
 use crate::listen::{ClientAddr, ClientStream};
 use crate::outcome::Cause;
 use crate::timer::{Cutter, Deadline};
+use crate::tls::peer::Peer;
+use crate::tls::server::ACME_TLS;
 
 /// Handshakes that a worker has in progress at the most; each holds some 20 KiB. One more ends the oldest:
 /// a client in earnest is done in two round trips, so that the oldest is the one that stalls.
 const HANDSHAKES: usize = 2048;
-
-/// RFC 8737: such a handshake is the whole conversation.
-const ACME_TLS: &[u8] = b"acme-tls/1";
 
 /// A connection that may be served.
 #[derive(Debug)]
@@ -38,6 +38,8 @@ pub struct Secure {
     pub h2: bool,
     /// The value of Strict-Transport-Security (RFC 6797 6.1).
     pub hsts: Option<Box<str>>,
+    /// Whom its certificate names, where backends are told.
+    pub peer: Option<Peer>,
 }
 
 /// Whether connections of this listener have anything to pass.
@@ -86,7 +88,7 @@ async fn secure(
     let _in_progress = worker.handshakes.begin(deadline, || {
         worker.shared.status.limits.count_handshakes();
     });
-    let accepting = Box::pin(TlsAcceptor::from(server.config()).accept(stream));
+    let accepting = Box::pin(TlsAcceptor::from(server.config.clone()).accept(stream));
     let late = || io::Error::from(io::ErrorKind::TimedOut);
     let accepted = deadline.within(listener.config.timeouts.tls_handshake, accepting).await;
     let stream = accepted.map_err(|_| late()).and_then(|done| done).map_err(Ended::Failed)?;
@@ -94,11 +96,19 @@ async fn secure(
     if alpn == Some(ACME_TLS) {
         return Err(Ended::AsItShould);
     }
+    let peer = Peer::of(stream.get_ref().1);
+    // The session was resumed, and its certificate has run out in the meantime.
+    if peer.as_ref().is_some_and(|peer| peer.not_after < SystemTime::now()) {
+        let error = rustls::Error::from(rustls::CertificateError::Expired);
+        return Err(Ended::Failed(io::Error::new(io::ErrorKind::InvalidData, error)));
+    }
     let config = listener.config.tls.as_ref();
+    let tells = config.and_then(|tls| tls.client_auth.as_ref()).is_some_and(|auth| auth.headers);
     let hsts = config.and_then(|tls| tls.hsts);
     let secure = Secure {
         h2: alpn == Some(b"h2") && config.is_some_and(|tls| tls.alpn.contains(&Alpn::H2)),
         hsts: hsts.map(|age| format!("max-age={}", age.as_secs()).into()),
+        peer: peer.filter(|_| tells),
     };
     Ok((ClientStream::Tls(Box::new(stream)), Some(Box::new(secure))))
 }

@@ -19,6 +19,7 @@ use crate::pool::sticky::Cookies;
 use crate::route::fields::{Known, members};
 use crate::route::headers::{self, Connection, Forwarded};
 use crate::route::{self, target};
+use crate::tls::peer::Peer;
 
 /// What a request asks for, in the one form that is matched and passed on.
 #[derive(Debug)]
@@ -117,6 +118,8 @@ pub struct Rules<'a> {
     pub client: Option<&'a HeaderValue>,
     /// The client speaks TLS.
     pub secure: bool,
+    /// Whom its verified certificate names, if backends are to be told.
+    pub peer: Option<&'a Peer>,
     pub trusted: bool,
     /// The cookie that is ours, and not the backend's to see.
     pub sticky: Option<&'a Cookies>,
@@ -135,6 +138,8 @@ pub fn pass_on(
     let named = head.authority().map(str::as_bytes).or_else(|| fields.of(Known::Host).next());
     let scheme: &[u8] = if rules.secure { b"https" } else { b"http" };
     let forwarded = Forwarded { client: rules.client, scheme, host: named, trusted: rules.trusted };
+    // A proxy before us may have seen the client's certificate; a client itself has nothing to say.
+    let keeps_claims = rules.trusted && rules.peer.is_none();
     let connection = Connection::of(fields);
     let expects = head.version == Version::Http11;
     let edited = !rules.edits.is_empty();
@@ -149,7 +154,8 @@ pub fn pass_on(
         let ours = field.known == Known::Host
             || (field.known == Known::Expect && !expects)
             || connection.ends_here(&field)
-            || forwarded.replaces(field.known);
+            || forwarded.replaces(field.known)
+            || (field.known == Known::ClientCert && !keeps_claims);
         if ours || is_replaced(field.name) {
             continue;
         }
@@ -167,6 +173,13 @@ pub fn pass_on(
             write::field(to, name, value);
         }
     });
+    if let Some(peer) = rules.peer {
+        tell_peer(peer, |name, value| {
+            if !is_replaced(name) {
+                write::field(to, name, value);
+            }
+        });
+    }
     for (name, value) in headers::additions(rules.edits) {
         write::field(to, name, value);
     }
@@ -183,6 +196,18 @@ pub fn pass_on(
         write::field(to, b"connection", b"te");
     }
     write::end_of_head(to);
+}
+
+/// What a certificate does not say is left out.
+fn tell_peer(peer: &Peer, mut to: impl FnMut(&[u8], &[u8])) {
+    let told: [(&[u8], &str); 3] = [
+        (b"x-client-cert-subject", &peer.subject),
+        (b"x-client-cert-sans", &peer.sans),
+        (b"x-client-cert-fingerprint", &peer.fingerprint),
+    ];
+    for (name, value) in told.iter().filter(|(_, value)| !value.is_empty()) {
+        to(name, value.as_bytes());
+    }
 }
 
 /// Writes the fields of a backend's answer that the client gets; `date` is for one that has none

@@ -310,6 +310,7 @@ fn rules<'a>(
         edits: &plan.route.config.request_headers,
         client: client.addr_value.as_ref(),
         secure: client.secure.is_some(),
+        peer: client.secure.as_ref().and_then(|secure| secure.peer.as_ref()),
         trusted: client.is_trusted(here),
         sticky: plan.picker.pool().sticky.as_ref(),
     }

@@ -291,6 +291,11 @@ pub enum Action {
         to: String,
         status: StatusCode,
     },
+    /// To the same host, path and query, by https. Port 443 need not be told.
+    RedirectHttps {
+        status: StatusCode,
+        port: u16,
+    },
     Respond {
         status: StatusCode,
         body: Bytes,
