@@ -44,7 +44,8 @@ pub async fn dial(
         None => Ok(BackendStream::Tcp(stream)),
         // In a box: a handshake is large, and few connections need one.
         Some(tls) => {
-            let secured = secure(worker, lease, clocks, timeouts.tls_handshake, (tls, offer), stream);
+            let secured =
+                secure(worker, lease, clocks, timeouts.tls_handshake, (tls, offer), stream);
             Box::pin(secured).await
         }
     }
@@ -58,7 +59,8 @@ async fn secure(
     (tls, offer): (&MemberTls, Offer),
     stream: TcpStream,
 ) -> Result<BackendStream, Cause> {
-    let shaking = BackendStream::handshake(stream, &tls.config, tls.name.clone(), offer);
+    let shaking =
+        BackendStream::handshake(stream, &tls.config, tls.name.clone(), offer, &worker.buffers);
     let trouble = match within(clocks, most, shaking).await {
         Ok(Ok(stream)) => return Ok(stream),
         Ok(Err(error)) => Trouble::from_io(&error),

@@ -201,9 +201,10 @@ impl Trouble {
             None if error.kind() == io::ErrorKind::UnexpectedEof => {
                 Trouble::new(Kind::Handshake, "the backend closed during the TLS handshake")
             }
-            Some(_) | None => {
-                Trouble::new(Kind::Handshake, &format!("the TLS handshake failed: {}", Chain(error)))
-            }
+            Some(_) | None => Trouble::new(
+                Kind::Handshake,
+                &format!("the TLS handshake failed: {}", Chain(error)),
+            ),
         }
     }
 

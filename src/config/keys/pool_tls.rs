@@ -5,13 +5,7 @@ use super::Text;
 
 pub static POOL_TLS: Keys = Keys {
     place: "a pool's tls",
-    known: &[
-        ("ca", Text),
-        ("server_name", Text),
-        ("cert", Text),
-        ("key", Text),
-        ("verify", Text),
-    ],
+    known: &[("ca", Text), ("server_name", Text), ("cert", Text), ("key", Text), ("verify", Text)],
     later: &[],
     advice: &[
         ("ca_file", "call it `ca`"),

@@ -7,9 +7,7 @@ use rustls::pki_types::ServerName;
 
 use super::cx::Cx;
 use super::words::word;
-use crate::config::model::{
-    BackendTls, Bundle, Certificate, HealthCheck, ProbeKind, Protocol,
-};
+use crate::config::model::{BackendTls, Bundle, Certificate, HealthCheck, ProbeKind, Protocol};
 use crate::config::path::Path;
 use crate::config::raw;
 use crate::config::source::Wrong;
@@ -161,7 +159,10 @@ pub fn settle(
         let text = "any certificate will do: whoever stands between us and a backend can read \
                     and change what goes by";
         let place = if cx.has(&here.key("verify")) { here.key("verify") } else { here.clone() };
-        cx.warn(&place, Wrong::plain(text).help("name the CA that the backends have: tls: {ca: FILE}"));
+        cx.warn(
+            &place,
+            Wrong::plain(text).help("name the CA that the backends have: tls: {ca: FILE}"),
+        );
     }
     match client::settings(ca.as_ref(), client.as_ref(), verify, protocol) {
         Ok(config) => Some(BackendTls { ca, server_name, client, verify, config }),
