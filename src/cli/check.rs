@@ -150,6 +150,7 @@ mod tests {
     use super::*;
 
     fn fixture(name: &str) -> PathBuf {
+        crate::tls::testing::fixtures();
         Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/config").join(name)
     }
 
