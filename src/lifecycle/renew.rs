@@ -290,3 +290,151 @@ impl Reader<'_, '_> {
         self.faults.insert(error.path.clone(), text);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{parse, parse_after};
+    use crate::lifecycle::status::Status;
+    use crate::tls::testing::{Authority, Folder, Kind, LONG, Made, signed_by_itself};
+
+    const TEXT: &str = "
+listeners:
+  web:
+    bind: 127.0.0.1:8443
+    tls:
+      certificates: [{cert: web.pem, key: web.key}]
+      certificate_dir: .
+      client_auth: {mode: optional, ca: ca.pem}
+      ticket_keys_file: tickets
+    routes: [{pool: web}]
+pools:
+  web: {backends: [web.internal:80], health_check: {http: {path: /}}}
+";
+
+    struct Story {
+        folder: Folder,
+        renewal: Renewal,
+        status: Status,
+        config: Arc<Config>,
+    }
+
+    impl Story {
+        fn new() -> Story {
+            let folder = Folder::new();
+            put(&folder, "web", &made("a.example"));
+            folder.write("ca.pem", &Authority::new("clients").cert);
+            folder.write("tickets", &"A".repeat(43));
+            let config = Arc::new(parse(TEXT, "x", folder.path(), &|_| None).unwrap().config);
+            let (renewal, status) = (Renewal::default(), Status::new(1, 0));
+            Story { folder, renewal, status, config }
+        }
+
+        /// As the control thread does; true if there is something new.
+        fn look(&mut self) -> bool {
+            let mut tally = Tally::of(&self.status);
+            let Some(new) = self.renewal.look(&self.config, &mut tally) else { return false };
+            self.config = Arc::new(new);
+            self.renewal.config = Some(self.config.clone());
+            true
+        }
+
+        fn names(&self) -> Vec<String> {
+            let tls = self.config.listeners[0].tls.as_ref().unwrap();
+            tls.certificates.iter().map(|c| c.label()).collect()
+        }
+
+        fn counts(&self) -> (u64, u64) {
+            let counts = &self.status.certificates;
+            let get = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
+            (get(&counts.succeeded), get(&counts.failed))
+        }
+    }
+
+    fn made(name: &str) -> Made {
+        signed_by_itself(&[name], Kind::Ecdsa, LONG)
+    }
+
+    fn put(folder: &Folder, file: &str, made: &Made) {
+        folder.write(&format!("{file}.pem"), &made.cert);
+        folder.write(&format!("{file}.key"), &made.key);
+    }
+
+    #[test]
+    fn what_changes_is_taken_up_once_it_is_still() {
+        let mut story = Story::new();
+        assert!(!story.look() && !story.look(), "nothing has changed");
+        put(&story.folder, "web", &made("b.example"));
+        assert!(!story.look(), "seen, and perhaps not written to its end");
+        assert!(story.look());
+        assert_eq!((story.names(), story.counts()), (vec!["b.example".into()], (1, 0)));
+        assert!(!story.look() && !story.look());
+        // A pair comes to the folder, and goes.
+        put(&story.folder, "more", &made("c.example"));
+        assert!(!story.look());
+        assert!(story.look());
+        assert_eq!(story.names(), ["b.example", "c.example"]);
+        std::fs::remove_file(story.folder.path().join("more.key")).unwrap();
+        assert!(!story.look());
+        assert!(story.look());
+        assert_eq!(story.names(), ["b.example"]);
+        // Authorities and ticket keys count as well.
+        story.folder.write("ca.pem", &Authority::new("others").cert);
+        story.folder.write("tickets", &"B".repeat(42));
+        story.folder.write("tickets", &format!("{}A\n{}A", "B".repeat(42), "C".repeat(42)));
+        assert!(!story.look());
+        assert!(story.look());
+        let tls = story.config.listeners[0].tls.as_ref().unwrap();
+        assert_eq!(tls.ticket_keys.as_ref().unwrap().secrets.len(), 2);
+        assert_eq!(story.counts(), (4, 0));
+    }
+
+    #[test]
+    fn what_is_bad_keeps_its_predecessor_and_is_told_once() {
+        let mut story = Story::new();
+        story.look();
+        let before = story.config.clone();
+        put(&story.folder, "web", &Made { key: made("x").key, ..made("b.example") });
+        story.folder.write("ca.pem", "no certificate");
+        story.folder.write("tickets", "");
+        for _ in 0..5 {
+            assert!(!story.look());
+        }
+        assert!(Arc::ptr_eq(&before, &story.config));
+        assert_eq!(story.counts(), (0, 3));
+        // Another fault of the same file is told, the others are not told again.
+        std::fs::remove_file(story.folder.path().join("web.key")).unwrap();
+        for _ in 0..5 {
+            assert!(!story.look());
+        }
+        // The file and the folder, in which now no pair is left.
+        assert_eq!(story.counts(), (0, 5));
+        put(&story.folder, "web", &made("b.example"));
+        assert!(!story.look());
+        assert!(story.look());
+        assert_eq!((story.names(), story.counts()), (vec!["b.example".into()], (1, 5)));
+    }
+
+    #[test]
+    fn a_reload_keeps_the_good_predecessor_of_a_bad_pair_and_a_start_has_none() {
+        let story = Story::new();
+        story.folder.write("web.key", &made("x").key);
+        let folder = story.folder.path();
+        let loaded = parse_after(TEXT, "x", folder, &|_| None, Some(&story.config)).unwrap();
+        assert_eq!(loaded.config, *story.config);
+        assert_eq!(loaded.kept_certificates, 1);
+        let told = loaded.warnings.iter().map(ToString::to_string).collect::<String>();
+        assert!(told.contains("does not belong") && told.contains("goes on"), "{told}");
+        let error = parse(TEXT, "x", folder, &|_| None).unwrap_err().to_string();
+        assert!(error.contains("certificates[0].key: the key does not belong"), "{error}");
+    }
+
+    #[test]
+    fn what_changes_while_a_reload_is_under_way_is_seen() {
+        let mut story = Story::new();
+        // After the load has read it, before the first look.
+        put(&story.folder, "web", &made("b.example"));
+        assert!(story.look());
+        assert_eq!(story.names(), ["b.example"]);
+    }
+}
