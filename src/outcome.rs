@@ -56,6 +56,8 @@ pub enum Cause {
     Connect,
     /// `timeouts.connect` passed.
     ConnectTimeout,
+    /// The TLS handshake with the backend failed, or took too long: nothing was sent.
+    Tls,
     /// The backend closed or reset before the head of its answer.
     Reset,
     /// The backend's answer is not HTTP.
@@ -71,7 +73,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    pub const ALL: [Cause; 26] = [
+    pub const ALL: [Cause; 27] = [
         Cause::BadRequest,
         Cause::MethodNotAllowed,
         Cause::Denied,
@@ -92,6 +94,7 @@ impl Cause {
         Cause::Shortage,
         Cause::Connect,
         Cause::ConnectTimeout,
+        Cause::Tls,
         Cause::Reset,
         Cause::Garbage,
         Cause::Timeout,
@@ -128,6 +131,7 @@ impl Cause {
             Cause::Shortage => "shortage",
             Cause::Connect => "connect",
             Cause::ConnectTimeout => "connect_timeout",
+            Cause::Tls => "tls",
             Cause::Reset => "reset",
             Cause::Garbage => "garbage",
             Cause::Timeout => "timeout",
@@ -161,6 +165,7 @@ impl Cause {
             | Cause::Shutdown => Side::Proxy,
             Cause::Connect
             | Cause::ConnectTimeout
+            | Cause::Tls
             | Cause::Reset
             | Cause::Garbage
             | Cause::Timeout
@@ -191,9 +196,12 @@ impl Cause {
             | Cause::QueueTimeout
             | Cause::Shortage
             | Cause::Shutdown => StatusCode::SERVICE_UNAVAILABLE,
-            Cause::Connect | Cause::Reset | Cause::Garbage | Cause::Truncated | Cause::Released => {
-                StatusCode::BAD_GATEWAY
-            }
+            Cause::Connect
+            | Cause::Tls
+            | Cause::Reset
+            | Cause::Garbage
+            | Cause::Truncated
+            | Cause::Released => StatusCode::BAD_GATEWAY,
             Cause::ConnectTimeout | Cause::Timeout => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -221,6 +229,7 @@ impl Cause {
             Cause::Shortage => "The load balancer is out of connections.",
             Cause::Connect => "No connection to a backend could be made.",
             Cause::ConnectTimeout => "The backend did not accept a connection in time.",
+            Cause::Tls => "No secure connection to a backend could be made.",
             Cause::Reset => "The backend closed the connection before it answered.",
             Cause::Garbage => "The backend's answer is not valid HTTP.",
             Cause::Timeout => "The backend did not answer in time.",

@@ -100,6 +100,14 @@ fn pool(pool: &Pool, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "  {}{}", backend.address, of_backend(backend))?;
     }
     more(count, "backends", out)?;
+    if let Some(tls) = &pool.tls {
+        let whom = match (&tls.ca, tls.verify) {
+            (_, false) => "any certificate will do".to_owned(),
+            (Some(ca), true) => format!("of a CA in {}", ca.path.display()),
+            (None, true) => "of a CA that the system trusts".to_owned(),
+        };
+        writeln!(out, "  over TLS: {whom}")?;
+    }
     failover(pool, out)?;
     let version = pool.send_proxy_protocol.map(|version| match version {
         ProxyVersion::V1 => 1,
@@ -168,6 +176,7 @@ fn probe(check: &HealthCheck) -> String {
             format!("health check: {} {} every {interval}", http.method, http.path)
         }
         ProbeKind::Tcp { .. } => format!("health check: tcp every {interval}"),
+        ProbeKind::Tls => format!("health check: a TLS handshake every {interval}"),
         ProbeKind::Postgres(ask) => role("postgres", &PostgresRole::WORDS, ask.role, &interval),
         ProbeKind::Redis(ask) => role("redis", &RedisRole::WORDS, ask.role, &interval),
         ProbeKind::Mysql(ask) => role("mysql", &MysqlRole::WORDS, ask.role, &interval),

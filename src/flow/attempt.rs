@@ -5,16 +5,16 @@
 use std::cell::Cell;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use http::{Method, StatusCode};
 
 use super::client::Client;
 use super::decide::Plan;
+use super::dial::dial;
 use super::engaged::Entered;
 use super::head::{self, Rules};
+use crate::forward::backend_stream::Offer;
 use crate::forward::buffer::Buffer;
-use crate::forward::connect::connect_and_say;
 use crate::forward::http::exchange::{self, Clocks};
 use crate::forward::http::front::Line;
 use crate::forward::http::head::{Framing, RequestHead, ResponseHead};
@@ -22,8 +22,6 @@ use crate::forward::http::upload::Upload;
 use crate::forward::http::{BackendConn, Front};
 use crate::outcome::{Cause, Sent};
 use crate::pool::Lease;
-use crate::sys::shortage::is_shortage;
-use crate::timer::Elapsed;
 
 /// Bytes of answers that a worker holds back at once: what comes beyond them is passed on as it comes.
 const HELD_BYTES: usize = 16 << 20;
@@ -153,11 +151,12 @@ impl Attempt<'_> {
     fn kept(&self, lease: &Lease) -> Option<Box<BackendConn>> {
         let worker = &self.client.worker;
         let careful = !self.plan.ask.safe;
+        let tls = lease.tls().map(|tls| &tls.config);
         match self.upgrade {
             Some(_) => None,
             None => {
                 let owner = self.client.owner(lease.picker().pool());
-                worker.idle.take(lease.backend().id, owner, worker.wheel.now(), careful)
+                worker.idle.take(lease.backend().id, owner, worker.wheel.now(), careful, tls)
             }
         }
     }
@@ -211,24 +210,11 @@ impl Attempt<'_> {
     async fn connect(&self, lease: &Lease, clocks: &Clocks) -> Result<Box<BackendConn>, Failed> {
         let refused = |cause| Failed { cause, sent: Sent::Nothing };
         let worker = &self.client.worker;
-        let began = Instant::now();
         let pool = lease.picker().pool();
         let introduction = self.client.introduction(&pool.config, None);
-        let connecting = connect_and_say(lease.backend().addr, introduction.as_deref());
-        let Clocks { step, overall } = clocks;
-        let connecting = step.within(self.plan.timeouts.connect, connecting);
-        let connected = match overall {
-            Some(overall) => overall.bound(connecting).await.unwrap_or(Err(Elapsed)),
-            None => connecting.await,
-        };
-        let stream = match connected {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) if is_shortage(&error) => return Err(refused(Cause::Shortage)),
-            Ok(Err(_)) => return Err(refused(Cause::Connect)),
-            Err(Elapsed) if step.is_cut() => return Err(refused(Cause::Released)),
-            Err(Elapsed) => return Err(refused(Cause::ConnectTimeout)),
-        };
-        pool.state.cells.of(worker.id).connect.observe(began.elapsed());
+        let (opening, timeouts) = (introduction.as_deref(), &self.plan.timeouts);
+        let dialled = dial(worker, lease, clocks, timeouts, opening, Offer::Protocol);
+        let stream = dialled.await.map_err(refused)?;
         let owner = self.client.owner(pool);
         Ok(Box::new(BackendConn::new(stream, lease.shared_backend(), worker.id, owner)))
     }

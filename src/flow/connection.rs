@@ -17,6 +17,7 @@ use super::request::{self, After, Upgrade};
 use super::worker::{Here, Worker};
 use super::{judge, opening, reach};
 use crate::config::model::Timeouts;
+use crate::forward::backend_stream::BackendStream;
 use crate::forward::http::Front;
 use crate::forward::http::h1::client::{Bounds, ClientConn, Next, Stop};
 use crate::forward::http::h1::parse::Limits;
@@ -201,6 +202,7 @@ async fn upgraded(client: &Client, conn: ClientConn, upgrade: Upgrade) {
     let early = async {
         if let Some(early) = &from_client {
             backend.write_all(early.data()).await?;
+            backend.flush().await?;
         }
         if let Some(early) = &from_backend {
             stream.write_all(early.data()).await?;
@@ -266,7 +268,7 @@ async fn stream_to(
         let said = client.introduction(&pool.config, hello.as_ref());
         drop(hello);
         let said = said.as_deref();
-        Box::pin(reach::reach(&client, &picker, &stream, said, timeouts.connect)).await
+        Box::pin(reach::reach(&client, &picker, &stream, said, &timeouts)).await
     };
     let ended = match reached {
         Ok((lease, _entered, mut backend)) => {
@@ -318,7 +320,7 @@ async fn relay(
     client: &Client,
     lease: &Lease,
     stream: &mut ClientStream,
-    backend: &mut tokio::net::TcpStream,
+    backend: &mut BackendStream,
     idle: Duration,
 ) -> Option<End> {
     let session = &client.session;

@@ -18,6 +18,7 @@ pub mod client;
 pub mod connection;
 mod cookies;
 pub mod decide;
+mod dial;
 pub mod engaged;
 pub mod entrance;
 pub mod head;

@@ -9,10 +9,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncWriteExt, Interest};
-use tokio::net::TcpStream;
 
 use super::client::Client;
 use super::worker::Here;
+use crate::forward::backend_stream::BackendStream;
 use crate::forward::buffer::Buffer;
 use crate::listen::{ClientStream, Plain, proxy};
 use crate::outcome::Cause;
@@ -91,7 +91,7 @@ pub async fn pass_on(
     client: &Client,
     here: &Here,
     lease: &Lease,
-    (stream, backend): (&mut ClientStream, &mut TcpStream),
+    (stream, backend): (&mut ClientStream, &mut BackendStream),
     early: Option<Buffer>,
     idle: Duration,
 ) -> Result<(), Cause> {
@@ -104,6 +104,7 @@ pub async fn pass_on(
         };
         let Some(early) = early else { return Ok(()) };
         backend.write_all(early.data()).await.map_err(|_| Cause::Truncated)?;
+        backend.flush().await.map_err(|_| Cause::Truncated)?;
         let cells = lease.backend().cells.of(client.worker.id);
         cells.sent_bytes.add(early.len() as u64);
         Ok(())
@@ -122,12 +123,13 @@ pub async fn pass_on(
 async fn without_header(
     client: &Client,
     stream: &mut ClientStream,
-    backend: &TcpStream,
+    backend: &BackendStream,
 ) -> Result<Option<Buffer>, Cause> {
     let mut early: Option<Buffer> = None;
     poll_fn(|cx| {
         loop {
-            if has_spoken(cx, Plain::Tcp(backend)) {
+            // Of TLS the session tickets count as well: what is inside is not where ours would stand.
+            if has_spoken(cx, Plain::Tcp(backend.socket())) {
                 return Poll::Ready(Ok(()));
             }
             let into = early.get_or_insert_with(|| Buffer::borrow(&client.worker.buffers));

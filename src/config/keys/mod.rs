@@ -4,10 +4,14 @@
 //! serde's mirror in `raw` refuses what is not in both.
 
 mod failover;
+mod pool_tls;
+mod probes;
 mod route;
 mod tls;
 
 use failover::{FAILOVER, OUTLIER, QUEUE, RETRY, STICKY};
+use pool_tls::POOL_TLS;
+use probes::HEALTH_CHECK;
 use route::{PROXY_PEERS, RATE_LIMIT, ROUTE};
 use tls::LISTENER_TLS;
 
@@ -101,8 +105,9 @@ static POOL_TIMEOUTS: Keys = Keys {
         ("stream_idle", Text),
         ("tcp_idle", Text),
         ("request", Text),
+        ("tls_handshake", Text),
     ],
-    later: &["tls_handshake"],
+    later: &[],
     advice: &[
         ("client_header", OF_THE_CLIENT),
         ("client_idle", OF_THE_CLIENT),
@@ -157,7 +162,7 @@ static LISTENER: Keys = Keys {
     ],
 };
 
-const POOL_LATER: &[&str] = &["protocol", "tls", "discover", "discovery"];
+const POOL_LATER: &[&str] = &["protocol", "discover", "discovery"];
 
 const OF_A_BACKEND: &str =
     "it belongs to a backend: {address: ..., weight: 2, tier: 1, max_requests: 200}";
@@ -176,6 +181,7 @@ static POOL_DEFAULTS: Keys = Keys {
         ("slow_start", Text),
         ("sticky", TextOr(&STICKY)),
         ("send_proxy_protocol", Text),
+        ("tls", TextOr(&POOL_TLS)),
     ],
     later: POOL_LATER,
     advice: &[
@@ -201,9 +207,12 @@ static POOL: Keys = Keys {
         ("slow_start", Text),
         ("sticky", TextOr(&STICKY)),
         ("send_proxy_protocol", Text),
+        ("tls", TextOr(&POOL_TLS)),
     ],
     later: POOL_LATER,
     advice: &[
+        ("ssl", "call it `tls`"),
+        ("server_name", "it belongs in `tls`: tls: {server_name: ...}"),
         ("servers", "call them `backends`"),
         ("endpoints", "call them `backends`"),
         ("hash", "it belongs in `balance`: balance: {hash: {by: client_ip}}"),
@@ -248,84 +257,6 @@ static BACKEND: Keys = Keys {
         ("max_connections", "call it `max_requests`: of a tcp listener it counts connections"),
         ("maxconn", "call it `max_requests`: of a tcp listener it counts connections"),
     ],
-};
-
-static HEALTH_CHECK: Keys = Keys {
-    place: "a health check",
-    known: &[
-        ("http", Map(&HTTP_PROBE)),
-        ("tcp", Map(&TCP_PROBE)),
-        ("postgres", Map(&POSTGRES_PROBE)),
-        ("redis", Map(&REDIS_PROBE)),
-        ("mysql", Map(&MYSQL_PROBE)),
-        ("interval", Text),
-        ("interval_unsettled", Text),
-        ("timeout", Text),
-        ("fall", Text),
-        ("rise", Text),
-        ("initial", Text),
-        ("port", Text),
-        ("address", Text),
-    ],
-    later: &["tls", "grpc"],
-    advice: &[
-        ("path", "it belongs in `http`: http: {path: /healthz}"),
-        ("host", "it belongs in `http`: http: {host: ...}"),
-        ("headers", "they belong in `http`: http: {headers: {...}}"),
-        ("expect_status", "it belongs in `http`: http: {expect_status: [200-299]}"),
-        ("expect_body", "it belongs in `http`: http: {expect_body: ...}"),
-        ("send", "it belongs in `tcp`: tcp: {send: ...}"),
-        ("expect", "it belongs in `tcp`: tcp: {expect: ...}"),
-    ],
-};
-
-static HTTP_PROBE: Keys = Keys {
-    place: "an http probe",
-    known: &[
-        ("path", Text),
-        ("host", Text),
-        ("method", Text),
-        ("expect_status", Texts),
-        ("expect_body", Text),
-        ("headers", Pairs),
-    ],
-    later: &[],
-    advice: &[("status", "call it `expect_status`"), ("body", "call it `expect_body`")],
-};
-
-static TCP_PROBE: Keys = Keys {
-    place: "a tcp probe",
-    known: &[("send", Text), ("expect", Text)],
-    later: &[],
-    advice: &[("port", "it belongs in the health check itself, beside `tcp`")],
-};
-
-/// What is often sought in a probe that logs in.
-const OF_A_LOGIN: &[(&str, &str)] = &[
-    ("password", "passwords stand in files of their own: password_file: PATH"),
-    ("port", "it belongs in the health check itself"),
-    ("username", "call it `user`"),
-];
-
-static POSTGRES_PROBE: Keys = Keys {
-    place: "a postgres probe",
-    known: &[("user", Text), ("database", Text), ("password_file", Text), ("role", Text)],
-    later: &["tls"],
-    advice: OF_A_LOGIN,
-};
-
-static REDIS_PROBE: Keys = Keys {
-    place: "a redis probe",
-    known: &[("user", Text), ("password_file", Text), ("role", Text)],
-    later: &["tls"],
-    advice: OF_A_LOGIN,
-};
-
-static MYSQL_PROBE: Keys = Keys {
-    place: "a mysql probe",
-    known: &[("user", Text), ("password_file", Text), ("role", Text)],
-    later: &["tls"],
-    advice: OF_A_LOGIN,
 };
 
 static KEEPALIVE: Keys = Keys {

@@ -413,7 +413,7 @@ pub struct HealthCheck {
     pub port: Option<u16>,
     /// Probe another address altogether.
     pub address: Option<IpAddr>,
-    /// Probes go over TLS, as the pool's connections do.
+    /// Probes go over TLS, as the pool's connections do; those of databases never.
     pub tls: Option<BackendTls>,
     /// Probes begin with a PROXY header that says that they speak for nobody.
     pub introduce: Option<ProxyVersion>,
@@ -437,6 +437,8 @@ pub enum ProbeKind {
         send: Option<Bytes>,
         expect: Option<Bytes>,
     },
+    /// A TLS handshake.
+    Tls,
     Postgres(PostgresProbe),
     Redis(RedisProbe),
     Mysql(MysqlProbe),
@@ -446,7 +448,7 @@ impl ProbeKind {
     /// It wants one role of several: a backend may be well and yet not wanted.
     pub fn tells_role(&self) -> bool {
         match self {
-            ProbeKind::Http(_) | ProbeKind::Tcp { .. } => false,
+            ProbeKind::Http(_) | ProbeKind::Tcp { .. } | ProbeKind::Tls => false,
             ProbeKind::Postgres(probe) => probe.role != PostgresRole::Any,
             ProbeKind::Redis(probe) => probe.role != RedisRole::Any,
             ProbeKind::Mysql(probe) => probe.role != MysqlRole::Any,

@@ -9,7 +9,7 @@ use super::cx::Cx;
 use super::health::{self, Setting};
 use super::http_words::{cookie_name, header_name};
 use super::words::{or_off, positive_duration, whole, word};
-use super::{addresses, failover, outlier, retry, sticky, timeouts, words};
+use super::{addresses, failover, outlier, pool_tls, retry, sticky, timeouts, words};
 use crate::config::defaults;
 use crate::config::model::{
     Backend, Balance, HashBy, HealthCheck, Keepalive, Name, Pool, ProxyVersion, TimeoutOverrides,
@@ -41,6 +41,7 @@ pub struct Part {
     slow_start: Option<Option<Duration>>,
     sticky: Option<sticky::Setting>,
     send_proxy_protocol: Option<Option<ProxyVersion>>,
+    tls: Option<pool_tls::Setting>,
 }
 
 pub fn part(cx: &mut Cx<'_>, at: &Path, raw: raw::Pool) -> Part {
@@ -63,6 +64,7 @@ pub fn part(cx: &mut Cx<'_>, at: &Path, raw: raw::Pool) -> Part {
                 &[("off", None), ("v1", Some(ProxyVersion::V1)), ("v2", Some(ProxyVersion::V2))],
             )
         });
+    let tls = raw.tls.and_then(|raw| pool_tls::setting(cx, &at.key("tls"), raw));
     let (max_idle, idle_timeout) =
         keepalive(cx, &at.key("keepalive"), raw.keepalive.unwrap_or_default());
     Part {
@@ -78,6 +80,7 @@ pub fn part(cx: &mut Cx<'_>, at: &Path, raw: raw::Pool) -> Part {
         slow_start,
         sticky,
         send_proxy_protocol,
+        tls,
     }
 }
 
@@ -116,12 +119,17 @@ pub fn pool(cx: &mut Cx<'_>, at: &Path, name: Name, mut raw: raw::Pool, shared: 
         let elsewhere = check.port.is_some() || check.address.is_some();
         send_proxy_protocol.filter(|_| !elsewhere)
     };
-    let health_check =
+    let mut health_check =
         health_check.map(|check| HealthCheck { introduce: introduce(&check), ..check });
     let timeouts = laid_over(&own.timeouts, &shared.timeouts);
     let max_idle = own.max_idle.or(shared.max_idle).unwrap_or(defaults::KEEPALIVE.max_idle);
     let idle_timeout =
         own.idle_timeout.or(shared.idle_timeout).unwrap_or(defaults::KEEPALIVE.idle_timeout);
+    let protocol = all.protocol;
+    let tls = pool_tls::settle(cx, at, own.tls.as_ref(), shared.tls.as_ref(), protocol);
+    if let Some(check) = &mut health_check {
+        pool_tls::of_probes(check, tls.as_ref());
+    }
     Pool {
         balance: own.balance.or_else(|| shared.balance.clone()).unwrap_or(all.balance),
         backends: backends.unwrap_or_default(),
@@ -134,8 +142,8 @@ pub fn pool(cx: &mut Cx<'_>, at: &Path, name: Name, mut raw: raw::Pool, shared: 
         queue: retry::settle_queue(own.queue.as_ref(), shared.queue.as_ref()),
         slow_start: own.slow_start.or(shared.slow_start).unwrap_or(all.slow_start),
         sticky: sticky::settle(cx, at, own.sticky.as_ref(), shared.sticky.as_ref()),
-        protocol: all.protocol,
-        tls: None,
+        protocol,
+        tls,
         send_proxy_protocol,
         name: all.name,
     }

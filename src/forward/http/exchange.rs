@@ -125,10 +125,12 @@ pub async fn ask_alone(
     to_head: bool,
 ) -> Result<(ResponseHead, Vec<ResponseHead>), (Cause, bool)> {
     let mut interims = Vec::new();
-    let mut wrote = false;
+    let (mut wrote, mut flushed) = (false, false);
     let answer = poll_fn(|cx| {
-        while !request.is_empty() {
+        while !flushed {
+            let all = request.is_empty();
             match conn.poll_write(cx, &mut request) {
+                Poll::Ready(Ok(())) if all => flushed = true,
                 Poll::Ready(Ok(())) => wrote = true,
                 // It may have said something before it closed.
                 Poll::Ready(Err(_)) => break,

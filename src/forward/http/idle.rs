@@ -1,9 +1,11 @@
 //! A worker's kept-alive backend connections at rest, last in first out.
 
 use std::cell::{Cell, RefCell};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
+use rustls::ClientConfig;
 
 use super::BackendConn;
 use crate::timer::TICK;
@@ -43,14 +45,16 @@ impl Idle {
         self.owners.get()
     }
 
-    /// The connection of this owner's that came last and still lives; 0 owns those that are everybody's.
-    /// `careful`: for a request that can be sent only once.
+    /// The connection of this owner's that came last and still lives, if it is what `tls` would make (a
+    /// reload may have changed that); owner 0 has those that are everybody's. `careful`: for a request that
+    /// can be sent only once.
     pub fn take(
         &self,
         backend: u64,
         owner: u64,
         now: u64,
         careful: bool,
+        tls: Option<&Arc<ClientConfig>>,
     ) -> Option<Box<BackendConn>> {
         let mut map = self.resting.borrow_mut();
         let resting = map.get_mut(&backend)?;
@@ -61,8 +65,9 @@ impl Idle {
             if found.until <= now || stale {
                 return None;
             }
-            let found = resting.remove(at);
-            if if careful { found.conn.is_live() } else { found.conn.is_ready() } {
+            let mut found = resting.remove(at);
+            let conn = &mut found.conn;
+            if conn.suits(tls) && if careful { conn.is_live() } else { conn.is_ready() } {
                 return Some(found.conn);
             }
         }
@@ -72,7 +77,7 @@ impl Idle {
     /// Drops what has rested long enough or was closed by its backend.
     pub fn sweep(&self, now: u64) {
         self.resting.borrow_mut().retain(|_, resting| {
-            resting.retain(|found| found.until > now && found.conn.is_ready());
+            resting.retain_mut(|found| found.until > now && found.conn.is_ready());
             !resting.is_empty()
         });
     }

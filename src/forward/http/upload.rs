@@ -49,7 +49,7 @@ pub struct Upload {
 /// How far one attempt has come.
 #[derive(Debug, Default)]
 struct Attempt {
-    /// Bytes to be written next, the head first.
+    /// Bytes to be written next, the head first. Empty, they wait to be on their way.
     pending: Option<Buffer>,
     /// Kept bytes that it has taken again.
     replayed: usize,
@@ -115,14 +115,13 @@ impl Upload {
                     }
                     continue;
                 }
+                let all = pending.is_empty();
                 match conn.poll_write(cx, pending) {
                     Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(())) if all => self.attempt.pending = None,
                     Poll::Ready(Ok(())) => {
                         self.attempt.wrote = true;
                         self.moved = true;
-                        if pending.is_empty() {
-                            self.attempt.pending = None;
-                        }
                     }
                     // A backend that answers early and closes resets what we go on sending. What it said
                     // before is still there to be read, and the read side will tell the end.
