@@ -25,7 +25,7 @@ use crate::observe::cells::{ListenerState, attempt_failed};
 use crate::observe::metrics;
 use crate::outcome::Cause;
 use crate::pool::{BackendAddr, BackendState, Member, Pool, PoolState, Reason};
-use crate::route::PoolId;
+use crate::route::{PoolId, Streams};
 use crate::snapshot::{Listener, Snapshot, Work};
 use crate::tls;
 use crate::tls::testing::{Folder, Kind, LONG, signed_by_itself};
@@ -62,10 +62,13 @@ impl SceneBuilder {
 
     pub(super) fn build(self) -> Snapshot {
         let pool_config = pool_config(self.backends);
+        let to_web = model::TcpAction::Pool(name("web"));
+        let tcp_routes = vec![model::TcpRoute { sni: Vec::new(), action: to_web }];
+        let streams = Streams::new(&tcp_routes, &|_| Some(PoolId(0))).unwrap();
         let listener_config = model::Listener {
             name: name("front"),
             bind: Vec::new(),
-            mode: model::Mode::Tcp { pool: name("web") },
+            mode: model::Mode::Tcp { routes: tcp_routes },
             tls: None,
             accept_proxy_protocol: None,
             trusted_proxies: Vec::new(),
@@ -96,7 +99,7 @@ impl SceneBuilder {
         let pool = Pool::new(pool_config, members, Arc::new(PoolState::new(WORKERS)));
         let listener = Listener {
             config: listener_config,
-            work: Work::Tcp(PoolId(0)),
+            work: Work::Tcp(streams),
             state: Arc::new(ListenerState::new(WORKERS)),
             rate_limit: None,
             tls: Some(Arc::new(some_tls())),
@@ -149,6 +152,7 @@ fn pool_config(backends: u32) -> model::Pool {
             port: None,
             address: None,
             tls: None,
+            introduce: None,
         }),
         ..defaults::pool(name("web"))
     }

@@ -14,7 +14,7 @@ use super::decide::Plan;
 use super::engaged::Entered;
 use super::head::{self, Rules};
 use crate::forward::buffer::Buffer;
-use crate::forward::connect::connect;
+use crate::forward::connect::connect_and_say;
 use crate::forward::http::exchange::{self, Clocks};
 use crate::forward::http::front::Line;
 use crate::forward::http::head::{Framing, RequestHead, ResponseHead};
@@ -155,7 +155,10 @@ impl Attempt<'_> {
         let careful = !self.plan.ask.safe;
         match self.upgrade {
             Some(_) => None,
-            None => worker.idle.take(lease.backend().id, worker.wheel.now(), careful),
+            None => {
+                let owner = self.client.owner(lease.picker().pool());
+                worker.idle.take(lease.backend().id, owner, worker.wheel.now(), careful)
+            }
         }
     }
 
@@ -209,7 +212,9 @@ impl Attempt<'_> {
         let refused = |cause| Failed { cause, sent: Sent::Nothing };
         let worker = &self.client.worker;
         let began = Instant::now();
-        let connecting = connect(lease.backend().addr);
+        let pool = lease.picker().pool();
+        let introduction = self.client.introduction(&pool.config, None);
+        let connecting = connect_and_say(lease.backend().addr, introduction.as_deref());
         let Clocks { step, overall } = clocks;
         let connecting = step.within(self.plan.timeouts.connect, connecting);
         let connected = match overall {
@@ -223,9 +228,9 @@ impl Attempt<'_> {
             Err(Elapsed) if step.is_cut() => return Err(refused(Cause::Released)),
             Err(Elapsed) => return Err(refused(Cause::ConnectTimeout)),
         };
-        let pool = lease.picker().pool();
         pool.state.cells.of(worker.id).connect.observe(began.elapsed());
-        Ok(Box::new(BackendConn::new(stream, lease.shared_backend(), worker.id)))
+        let owner = self.client.owner(pool);
+        Ok(Box::new(BackendConn::new(stream, lease.shared_backend(), worker.id, owner)))
     }
 
     async fn ask(

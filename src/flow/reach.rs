@@ -16,7 +16,7 @@ use super::engaged::Entered;
 use super::judge;
 use super::retry::Retries;
 use super::wait::Wait;
-use crate::forward::connect::{connect, keep_alive};
+use crate::forward::connect::{connect_and_say, keep_alive};
 use crate::forward::http::exchange::Clocks;
 use crate::listen::ClientStream;
 use crate::outcome::Cause;
@@ -26,11 +26,12 @@ use crate::pool::{Lease, Picker};
 use crate::sys::shortage::is_shortage;
 use crate::timer::{Deadline, Elapsed};
 
-/// A connection to a backend of the pool, for the client of `stream`.
+/// A connection to a backend of the pool, for the client of `stream`; the first it is told is `opening`.
 pub async fn reach(
     client: &Client,
     picker: &Rc<Picker>,
     stream: &ClientStream,
+    opening: Option<&[u8]>,
     connect_timeout: Duration,
 ) -> Result<(Lease, Entered, TcpStream), Cause> {
     let worker = &client.worker;
@@ -62,7 +63,7 @@ pub async fn reach(
         let backend = lease.backend();
         let Clocks { step, overall: Some(overall) } = &clocks else { break };
         let entered = worker.engaged.enter(backend.id, step);
-        let connecting = step.within(connect_timeout, connect(backend.addr));
+        let connecting = step.within(connect_timeout, connect_and_say(backend.addr, opening));
         let cause = match overall.bound(connecting).await.unwrap_or(Err(Elapsed)) {
             Ok(Ok(stream)) => {
                 keep_alive(&stream);

@@ -105,6 +105,7 @@ fn check() -> HealthCheck {
         port: None,
         address: None,
         tls: None,
+        introduce: None,
     }
 }
 

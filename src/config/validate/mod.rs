@@ -28,6 +28,7 @@ mod route;
 mod secret;
 mod shadow;
 mod sticky;
+mod streams;
 mod timeouts;
 mod tls;
 mod words;

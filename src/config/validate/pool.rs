@@ -11,7 +11,9 @@ use super::http_words::{cookie_name, header_name};
 use super::words::{or_off, positive_duration, whole, word};
 use super::{addresses, failover, outlier, retry, sticky, timeouts, words};
 use crate::config::defaults;
-use crate::config::model::{Backend, Balance, HashBy, Keepalive, Name, Pool, TimeoutOverrides};
+use crate::config::model::{
+    Backend, Balance, HashBy, HealthCheck, Keepalive, Name, Pool, ProxyVersion, TimeoutOverrides,
+};
 use crate::config::path::Path;
 use crate::config::raw;
 use crate::config::source::Wrong;
@@ -38,6 +40,7 @@ pub struct Part {
     queue: Option<retry::QueueSetting>,
     slow_start: Option<Option<Duration>>,
     sticky: Option<sticky::Setting>,
+    send_proxy_protocol: Option<Option<ProxyVersion>>,
 }
 
 pub fn part(cx: &mut Cx<'_>, at: &Path, raw: raw::Pool) -> Part {
@@ -53,6 +56,13 @@ pub fn part(cx: &mut Cx<'_>, at: &Path, raw: raw::Pool) -> Part {
         or_off(text, positive_duration)
     });
     let sticky = raw.sticky.and_then(|raw| sticky::setting(cx, &at.key("sticky"), raw));
+    let send_proxy_protocol =
+        cx.text(&at.key("send_proxy_protocol"), raw.send_proxy_protocol.as_ref(), |text| {
+            word(
+                text,
+                &[("off", None), ("v1", Some(ProxyVersion::V1)), ("v2", Some(ProxyVersion::V2))],
+            )
+        });
     let (max_idle, idle_timeout) =
         keepalive(cx, &at.key("keepalive"), raw.keepalive.unwrap_or_default());
     Part {
@@ -67,6 +77,7 @@ pub fn part(cx: &mut Cx<'_>, at: &Path, raw: raw::Pool) -> Part {
         queue,
         slow_start,
         sticky,
+        send_proxy_protocol,
     }
 }
 
@@ -97,11 +108,20 @@ pub fn pool(cx: &mut Cx<'_>, at: &Path, name: Name, mut raw: raw::Pool, shared: 
                     say that it is meant so";
         cx.warn(at, wrong.help(help));
     }
+    let all = defaults::pool(name);
+    let sent = own.send_proxy_protocol.or(shared.send_proxy_protocol);
+    let send_proxy_protocol = sent.unwrap_or(all.send_proxy_protocol);
+    // What listens at a place of its own for probes is no part of what the clients use.
+    let introduce = |check: &HealthCheck| {
+        let elsewhere = check.port.is_some() || check.address.is_some();
+        send_proxy_protocol.filter(|_| !elsewhere)
+    };
+    let health_check =
+        health_check.map(|check| HealthCheck { introduce: introduce(&check), ..check });
     let timeouts = laid_over(&own.timeouts, &shared.timeouts);
     let max_idle = own.max_idle.or(shared.max_idle).unwrap_or(defaults::KEEPALIVE.max_idle);
     let idle_timeout =
         own.idle_timeout.or(shared.idle_timeout).unwrap_or(defaults::KEEPALIVE.idle_timeout);
-    let all = defaults::pool(name);
     Pool {
         balance: own.balance.or_else(|| shared.balance.clone()).unwrap_or(all.balance),
         backends: backends.unwrap_or_default(),
@@ -116,7 +136,7 @@ pub fn pool(cx: &mut Cx<'_>, at: &Path, name: Name, mut raw: raw::Pool, shared: 
         sticky: sticky::settle(cx, at, own.sticky.as_ref(), shared.sticky.as_ref()),
         protocol: all.protocol,
         tls: None,
-        send_proxy_protocol: None,
+        send_proxy_protocol,
         name: all.name,
     }
 }
