@@ -434,6 +434,12 @@ pools:
         let folder = story.folder.path();
         let told = loaded.warnings.iter().map(ToString::to_string).collect::<String>();
         assert!(told.contains("does not belong") && told.contains("goes on"), "{told}");
+        // Whatever else a listener's TLS is read from has a predecessor as well.
+        story.folder.write("ca.pem", "no certificate");
+        story.folder.write("tickets", "");
+        let loaded = parse_after(TEXT, "x", folder, &|_| None, Some(&story.config)).unwrap();
+        assert_eq!(loaded.config, *story.config);
+        assert_eq!(loaded.kept_certificates.len(), 3);
         let error = parse(TEXT, "x", folder, &|_| None).unwrap_err().to_string();
         assert!(error.contains("certificates[0].key: the key does not belong"), "{error}");
     }

@@ -49,8 +49,8 @@ fn unrouted(cx: &mut Cx<'_>, at: &Path, tls: &ListenerTls, routes: &[Route]) {
 
 /// Hosts of routes that no certificate covers: their clients see a warning of their browser.
 fn uncovered(cx: &mut Cx<'_>, at: &Path, listener: &Listener, tls: &ListenerTls, routes: &[Route]) {
-    let domains: Vec<HostPattern> =
-        tls.acme.iter().flat_map(|acme| &acme.domains).map(exact).collect();
+    let domains = tls.acme.iter().flat_map(|acme| &acme.domains);
+    let domains: Vec<HostPattern> = domains.cloned().map(HostPattern::Exact).collect();
     let names = || tls.certificates.iter().flat_map(|c| &c.names).chain(&domains);
     for (i, route) in routes.iter().enumerate() {
         // Clients send no name for an address (RFC 6066 3).
@@ -69,10 +69,6 @@ fn uncovered(cx: &mut Cx<'_>, at: &Path, listener: &Listener, tls: &ListenerTls,
             cx.warn(&at, Wrong::plain(text).help(help));
         }
     }
-}
-
-fn exact(domain: &String) -> HostPattern {
-    HostPattern::Exact(domain.clone())
 }
 
 /// Whether some name is meant by both.

@@ -51,7 +51,7 @@ pub struct Validated {
     pub config: Option<Config>,
     /// In the order of the file.
     pub problems: Vec<Problem>,
-    /// Certificates that could not be read, and for which those of `before` stay.
+    /// For which what `before` has stays.
     pub kept_certificates: Vec<cx::Kept>,
 }
 
