@@ -42,3 +42,4 @@ mod tcp;
 mod testkit;
 mod tidy;
 mod tiers;
+mod tls;
