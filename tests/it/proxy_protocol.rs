@@ -301,12 +301,13 @@ fn an_introduced_connection_is_one_clients_alone() {
 #[test]
 fn a_reload_may_begin_to_tell_of_clients_that_are_there() {
     let backend = RawBackend::open();
+    let met = free_address();
     let set = |keys: &str| {
         let keys = format!("health_check: off{keys}");
-        setup().http("web", "web").pool("web", [backend.to_string()], &keys)
+        let listener = format!("bind: \"{met}\", mode: http, routes: [{{pool: web}}]");
+        setup().listener("web", &listener).pool("web", [backend.to_string()], &keys)
     };
     let proxy = Proxy::start(set(""));
-    let met = proxy.address("web");
     let mut conn = Conn::open(met).unwrap();
     conn.send(Ask::get("/").bytes()).unwrap();
     let mut before = backend.accept();
@@ -317,7 +318,7 @@ fn a_reload_may_begin_to_tell_of_clients_that_are_there() {
     conn.send(Ask::get("/").bytes()).unwrap();
     let mut peer = backend.accept();
     let own = conn.stream().local_addr().unwrap();
-    let start = format!("PROXY TCP4 {} {} {} ", own.ip(), met.ip(), own.port());
+    let start = format!("PROXY TCP4 {} {} {} {}", own.ip(), met.ip(), own.port(), met.port());
     let line = peer.head();
     assert!(line.line.starts_with(&start), "{line:?}");
     assert!(line.headers.iter().any(|(name, _)| name.starts_with("get / ")), "{line:?}");
