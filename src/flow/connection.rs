@@ -39,14 +39,17 @@ pub fn serve(
     gone: bool,
     stream: ClientStream,
     addr: ClientAddr,
-    permit: Permit,
+    mut permit: Permit,
 ) {
     if !entrance::is_barred(&here, addr) {
-        let entered = Entered { stream, addr, told: None, secure: None };
-        return begin(worker, here, gone, entered, permit);
+        if entrance::admit(&here, addr, &mut permit) {
+            let entered = Entered { stream, addr, told: None, secure: None };
+            begin(worker, here, gone, entered, permit);
+        }
+        return;
     }
     tokio::task::spawn_local(async move {
-        if let Some(entered) = entrance::pass(&worker, &here, stream, addr).await {
+        if let Some(entered) = entrance::pass(&worker, &here, stream, addr, &mut permit).await {
             // It may have gone in the meantime.
             let gone = worker.here(&here.listener().config.name).is_none();
             begin(worker, here, gone, entered, permit);
@@ -55,13 +58,9 @@ pub fn serve(
 }
 
 /// The connection has passed the entrance.
-fn begin(worker: Rc<Worker>, here: Here, gone: bool, entered: Entered, mut permit: Permit) {
+fn begin(worker: Rc<Worker>, here: Here, gone: bool, entered: Entered, permit: Permit) {
     let Entered { stream, addr, told, secure } = entered;
-    let snapshot = &here.view.snapshot;
-    if !permit.admit(addr, snapshot.config.limits.connections_per_client) {
-        return;
-    }
-    let asked = snapshot.introduces();
+    let asked = here.view.snapshot.introduces();
     let origin = Origin::of(&stream, addr, told, &here.listener().config, asked);
     let deadline = Deadline::new(&worker.wheel);
     let session = Rc::new(Session::new(deadline, here.listener().state.clone(), worker.id));

@@ -16,7 +16,7 @@ use tokio_rustls::TlsAcceptor;
 use super::worker::{Here, Worker};
 use crate::config::model::Alpn;
 use crate::listen::proxy::{self, Ends, Header, Refused};
-use crate::listen::{ClientAddr, ClientStream};
+use crate::listen::{ClientAddr, ClientStream, Permit};
 use crate::outcome::Cause;
 use crate::route::access;
 use crate::timer::{Cutter, Deadline};
@@ -59,12 +59,18 @@ fn must_introduce(here: &Here, peer: ClientAddr) -> bool {
     peer.ip().map_or(peers.unix, |ip| access::within(&peers.networks, ip))
 }
 
+/// Whether the client may have one more connection; counts it.
+pub fn admit(here: &Here, client: ClientAddr, permit: &mut Permit) -> bool {
+    permit.admit(client, here.view.snapshot.config.limits.connections_per_client)
+}
+
 /// Done when the connection may be served; `None` if it has ended here.
 pub async fn pass(
     worker: &Worker,
     here: &Here,
     mut stream: ClientStream,
     peer: ClientAddr,
+    permit: &mut Permit,
 ) -> Option<Entered> {
     let deadline = Deadline::new(&worker.wheel);
     let told = match must_introduce(here, peer) {
@@ -76,6 +82,10 @@ pub async fn pass(
         Some(Ends::Unix) => ClientAddr::Unix,
         None => peer,
     };
+    // Before the handshake: it is what costs.
+    if !admit(here, addr, permit) {
+        return None;
+    }
     match secure(worker, here, stream, &deadline).await {
         Ok((stream, secure)) => Some(Entered { stream, addr, told, secure }),
         Err(Ended::AsItShould) => None,

@@ -3,7 +3,9 @@
 //! Reads the proved model; only where a thing stands comes from the text.
 
 use super::cx::Cx;
-use crate::config::model::{Config, HostPattern, Listener, ListenerTls, Mode, Route};
+use crate::config::model::{
+    Action, BindAddr, Config, HostPattern, Listener, ListenerTls, Mode, Route,
+};
 use crate::config::path::Path;
 use crate::config::source::Wrong;
 
@@ -16,6 +18,7 @@ pub fn check(cx: &mut Cx<'_>, config: &Config) {
             let at = Path::root().key("listeners").key(listener.name.as_str());
             unrouted(cx, &at, tls, routes);
             uncovered(cx, &at, listener, tls, routes);
+            circular(cx, &at, listener, routes);
         }
     }
 }
@@ -42,6 +45,20 @@ fn unrouted(cx: &mut Cx<'_>, at: &Path, tls: &ListenerTls, routes: &[Route]) {
             };
             let text = format!("{of}no route has the name {}", list(&names));
             let help = "add a route for it, or one without `host` for everything else";
+            cx.warn(&at, Wrong::plain(text).help(help));
+        }
+    }
+}
+
+/// Redirects to https of clients that come by it: they would go round in a circle.
+fn circular(cx: &mut Cx<'_>, at: &Path, listener: &Listener, routes: &[Route]) {
+    for (i, route) in routes.iter().enumerate() {
+        let Action::RedirectHttps { port, .. } = route.action else { continue };
+        let here = |bind: &BindAddr| matches!(bind, BindAddr::Tcp(addr) if addr.port() == port);
+        if port == 443 || listener.bind.iter().any(here) {
+            let text = "clients of this listener speak https already: it sends them back to itself";
+            let help = "redirect on the listener without `tls`, on port 80";
+            let at = at.key("routes").index(i).key("redirect");
             cx.warn(&at, Wrong::plain(text).help(help));
         }
     }
