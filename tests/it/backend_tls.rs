@@ -436,7 +436,7 @@ fn a_stream_over_tls_keeps_its_half_closed_sides() {
     for listener in ["polite", "curt"] {
         proxy.wait_serving(listener, 1, PATIENCE);
         let mut conn = Conn::open(proxy.address(listener)).expect("a connection");
-        let bytes: Vec<u8> = (0..3_000_000_u32).map(|n| (n * 7 >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..3_000_000_u32).map(|n| ((n * 7) >> 3) as u8).collect();
         conn.send(&bytes).expect("it is sent");
         conn.finish_writing();
         assert!(conn.rest().expect("all of it, and an end") == bytes, "{listener}");
