@@ -18,8 +18,9 @@ pub struct Loaded {
     pub config: Config,
     /// What is allowed but hardly meant; none of them is an error.
     pub warnings: Vec<Problem>,
-    /// Certificates that could not be read, and for which those in force stay; each is warned of.
-    pub kept_certificates: u64,
+    /// Files of certificates that could not be read, and what is wrong with each: the certificates in
+    /// force stay. All are among the warnings.
+    pub kept_certificates: Vec<(PathBuf, String)>,
 }
 
 /// Why there is no configuration. `Display` is one line, for a log.

@@ -154,7 +154,10 @@ impl Attempt<'_> {
         let tls = lease.tls().map(|tls| &tls.config);
         match self.upgrade {
             Some(_) => None,
-            None => worker.idle.take(lease.backend().id, worker.wheel.now(), careful, tls),
+            None => {
+                let owner = self.client.owner(lease.picker().pool());
+                worker.idle.take(lease.backend().id, owner, worker.wheel.now(), careful, tls)
+            }
         }
     }
 
@@ -207,9 +210,13 @@ impl Attempt<'_> {
     async fn connect(&self, lease: &Lease, clocks: &Clocks) -> Result<Box<BackendConn>, Failed> {
         let refused = |cause| Failed { cause, sent: Sent::Nothing };
         let worker = &self.client.worker;
-        let dialled = dial(worker, lease, clocks, &self.plan.timeouts, Offer::Protocol);
+        let pool = lease.picker().pool();
+        let introduction = self.client.introduction(&pool.config, None);
+        let opening = (introduction.as_deref(), Offer::Protocol);
+        let dialled = dial(worker, lease, clocks, &self.plan.timeouts, opening);
         let stream = dialled.await.map_err(refused)?;
-        Ok(Box::new(BackendConn::new(stream, lease.shared_backend(), worker.id)))
+        let owner = self.client.owner(pool);
+        Ok(Box::new(BackendConn::new(stream, lease.shared_backend(), worker.id, owner)))
     }
 
     async fn ask(

@@ -157,8 +157,8 @@ pub struct Listener {
     pub bind: Vec<BindAddr>,
     pub mode: Mode,
     pub tls: Option<ListenerTls>,
-    /// Peers that begin with a PROXY header, and must; those of others are refused. `None`: nobody does.
-    pub accept_proxy_protocol: Option<Vec<IpNet>>,
+    /// `None`: nobody begins with a PROXY header, and what looks like one is what it is.
+    pub accept_proxy_protocol: Option<ProxyPeers>,
     pub trusted_proxies: Vec<IpNet>,
     pub access: Access,
     /// The file's time-outs with this listener's own laid over them.
@@ -185,12 +185,9 @@ impl fmt::Display for BindAddr {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Mode {
     /// First match wins. No match: 404.
-    Http {
-        routes: Vec<Route>,
-    },
-    Tcp {
-        pool: Name,
-    },
+    Http { routes: Vec<Route> },
+    /// First match wins. No match: closed.
+    Tcp { routes: Vec<TcpRoute> },
 }
 
 /// Who may come in. An empty `allow` is everybody; `deny` wins.
@@ -418,6 +415,8 @@ pub struct HealthCheck {
     pub address: Option<IpAddr>,
     /// Probes go over TLS, as the pool's connections do; those of databases never.
     pub tls: Option<BackendTls>,
+    /// Probes begin with a PROXY header that says that they speak for nobody.
+    pub introduce: Option<ProxyVersion>,
 }
 
 impl HealthCheck {

@@ -22,6 +22,7 @@ pub struct Pool {
     pub slow_start: Text,
     pub sticky: Option<Sticky>,
     pub tls: Option<PoolTls>,
+    pub send_proxy_protocol: Text,
 }
 
 #[derive(Debug, Deserialize)]

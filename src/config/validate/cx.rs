@@ -26,6 +26,9 @@ pub struct Reference {
 /// More would help nobody; what is left out is said.
 pub const MOST_PROBLEMS: usize = 1000;
 
+/// A file of a certificate that could not be read, and what is wrong with it.
+pub type Kept = (PathBuf, String);
+
 #[derive(Debug)]
 pub struct Cx<'a> {
     source: &'a Source<'a>,
@@ -40,7 +43,7 @@ pub struct Cx<'a> {
     /// Every address that a listener binds, for `cross`.
     pub bound: Vec<(Path, BindAddr)>,
     /// Certificates that could not be read and for which the ones in force stay.
-    pub kept_certificates: u64,
+    pub kept_certificates: Vec<Kept>,
 }
 
 impl<'a> Cx<'a> {
@@ -52,7 +55,7 @@ impl<'a> Cx<'a> {
     ) -> Cx<'a> {
         let (errors, warnings) = (Listed::default(), Listed::default());
         let (references, bound) = (Vec::new(), Vec::new());
-        let kept_certificates = 0;
+        let kept_certificates = Vec::new();
         Cx {
             source,
             root,

@@ -11,7 +11,9 @@ use super::http_words::{cookie_name, header_name};
 use super::words::{or_off, positive_duration, whole, word};
 use super::{addresses, failover, outlier, pool_tls, retry, sticky, timeouts, words};
 use crate::config::defaults;
-use crate::config::model::{Backend, Balance, HashBy, Keepalive, Name, Pool, TimeoutOverrides};
+use crate::config::model::{
+    Backend, Balance, HashBy, HealthCheck, Keepalive, Name, Pool, ProxyVersion, TimeoutOverrides,
+};
 use crate::config::path::Path;
 use crate::config::raw;
 use crate::config::source::Wrong;
@@ -39,6 +41,7 @@ pub struct Part {
     slow_start: Option<Option<Duration>>,
     sticky: Option<sticky::Setting>,
     tls: Option<pool_tls::Setting>,
+    send_proxy_protocol: Option<Option<ProxyVersion>>,
 }
 
 pub fn part(cx: &mut Cx<'_>, at: &Path, raw: raw::Pool) -> Part {
@@ -55,6 +58,13 @@ pub fn part(cx: &mut Cx<'_>, at: &Path, raw: raw::Pool) -> Part {
     });
     let sticky = raw.sticky.and_then(|raw| sticky::setting(cx, &at.key("sticky"), raw));
     let tls = raw.tls.and_then(|raw| pool_tls::setting(cx, &at.key("tls"), raw));
+    let send_proxy_protocol =
+        cx.text(&at.key("send_proxy_protocol"), raw.send_proxy_protocol.as_ref(), |text| {
+            word(
+                text,
+                &[("off", None), ("v1", Some(ProxyVersion::V1)), ("v2", Some(ProxyVersion::V2))],
+            )
+        });
     let (max_idle, idle_timeout) =
         keepalive(cx, &at.key("keepalive"), raw.keepalive.unwrap_or_default());
     Part {
@@ -70,6 +80,7 @@ pub fn part(cx: &mut Cx<'_>, at: &Path, raw: raw::Pool) -> Part {
         slow_start,
         sticky,
         tls,
+        send_proxy_protocol,
     }
 }
 
@@ -92,7 +103,7 @@ pub fn pool(cx: &mut Cx<'_>, at: &Path, name: Name, mut raw: raw::Pool, shared: 
     cx.missing(at, "backends", "backends: [10.0.0.11:8080, 10.0.0.12:8080]");
     let backends = raw.backends.take().map(|list| backends(cx, &at.key("backends"), list));
     let own = part(cx, at, raw);
-    let mut health_check = health::settle(cx, at, own.health_check.as_ref(), shared);
+    let health_check = health::settle(cx, at, own.health_check.as_ref(), shared);
     let said = own.health_check.is_some() || matches!(shared.health_check, Some(Setting::Off));
     if health_check.is_none() && !said && !cx.has(&at.key("health_check")) {
         let wrong = Wrong::plain("no health check: a dead backend is found only by failing");
@@ -100,11 +111,20 @@ pub fn pool(cx: &mut Cx<'_>, at: &Path, name: Name, mut raw: raw::Pool, shared: 
                     say that it is meant so";
         cx.warn(at, wrong.help(help));
     }
+    let all = defaults::pool(name);
+    let sent = own.send_proxy_protocol.or(shared.send_proxy_protocol);
+    let send_proxy_protocol = sent.unwrap_or(all.send_proxy_protocol);
+    // What listens at a place of its own for probes is no part of what the clients use.
+    let introduce = |check: &HealthCheck| {
+        let elsewhere = check.port.is_some() || check.address.is_some();
+        send_proxy_protocol.filter(|_| !elsewhere)
+    };
+    let mut health_check =
+        health_check.map(|check| HealthCheck { introduce: introduce(&check), ..check });
     let timeouts = laid_over(&own.timeouts, &shared.timeouts);
     let max_idle = own.max_idle.or(shared.max_idle).unwrap_or(defaults::KEEPALIVE.max_idle);
     let idle_timeout =
         own.idle_timeout.or(shared.idle_timeout).unwrap_or(defaults::KEEPALIVE.idle_timeout);
-    let all = defaults::pool(name);
     let protocol = all.protocol;
     let tls = pool_tls::settle(cx, at, own.tls.as_ref(), shared.tls.as_ref(), protocol);
     if let Some(check) = &mut health_check {
@@ -124,7 +144,7 @@ pub fn pool(cx: &mut Cx<'_>, at: &Path, name: Name, mut raw: raw::Pool, shared: 
         sticky: sticky::settle(cx, at, own.sticky.as_ref(), shared.sticky.as_ref()),
         protocol,
         tls,
-        send_proxy_protocol: None,
+        send_proxy_protocol,
         name: all.name,
     }
 }

@@ -179,10 +179,13 @@ pub fn settle(
     }
 }
 
-/// Probes go as the pool's connections do. Where those are in clear, TLS is what the clients and the
-/// backends have between them: a handshake is all that is asked for, and any certificate will do.
+/// Probes go as the pool's connections do, unless they go elsewhere: what listens at a place of its own for
+/// probes is no part of what the clients use, and only a `tls` probe finds TLS there. Where connections are in
+/// clear, TLS is what clients and backends have between them: a `tls` probe takes any certificate.
 pub fn of_probes(check: &mut HealthCheck, tls: Option<&BackendTls>) {
+    let elsewhere = check.port.is_some() || check.address.is_some();
     check.tls = match (tls, &check.kind) {
+        (Some(_), ProbeKind::Http(_) | ProbeKind::Tcp { .. }) if elsewhere => None,
         (Some(tls), _) => Some(tls.clone()),
         (None, ProbeKind::Tls) => {
             // Cannot fail: there is nothing in it that could be wrong.

@@ -204,7 +204,7 @@ fn refused(
     let (what, help) = (&error.what, error.what.help());
     match kept {
         Some(_) => {
-            cx.kept_certificates += 1;
+            cx.kept_certificates.push((error.path.clone(), error.to_string()));
             let text = format!("{of}{what}; the certificate that was read before goes on");
             cx.warn(at, Wrong::plain(text).help(help));
         }
