@@ -138,7 +138,10 @@ impl Checking {
         if let Some((_, shape)) = keys.known.iter().find(|(name, _)| *name == key) {
             return Some(shape);
         }
-        let allowed = keys.names().collect::<Vec<_>>().join(", ");
+        let allowed = match keys.known {
+            [] => "nothing: it has no keys".to_owned(),
+            _ => keys.names().collect::<Vec<_>>().join(", "),
+        };
         let wrong = if key == "<<" {
             Wrong::plain("merge keys (`<<`) are not supported")
                 .help("what pools share goes into `pool_defaults`; plain aliases (*name) work")

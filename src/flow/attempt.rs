@@ -212,8 +212,8 @@ impl Attempt<'_> {
         let worker = &self.client.worker;
         let pool = lease.picker().pool();
         let introduction = self.client.introduction(&pool.config, None);
-        let (opening, timeouts) = (introduction.as_deref(), &self.plan.timeouts);
-        let dialled = dial(worker, lease, clocks, timeouts, opening, Offer::Protocol);
+        let opening = (introduction.as_deref(), Offer::Protocol);
+        let dialled = dial(worker, lease, clocks, &self.plan.timeouts, opening);
         let stream = dialled.await.map_err(refused)?;
         let owner = self.client.owner(pool);
         Ok(Box::new(BackendConn::new(stream, lease.shared_backend(), worker.id, owner)))

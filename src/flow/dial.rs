@@ -22,17 +22,17 @@ use crate::tls::client::Trouble;
 /// So often the log hears of the same backend.
 const TOLD_EVERY: Duration = Duration::from_secs(30);
 
-/// `opening` is said in clear, before anything else; `offer`: what TLS is to say of the protocol.
+/// Of the pair, the first is what the backend is told before anything else, and then what TLS is to say of
+/// the protocol.
 pub async fn dial(
     worker: &Worker,
     lease: &Lease,
     clocks: &Clocks,
     timeouts: &Timeouts,
-    opening: Option<&[u8]>,
-    offer: Offer,
+    (introduction, offer): (Option<&[u8]>, Offer),
 ) -> Result<BackendStream, Cause> {
     let began = Instant::now();
-    let connecting = connect_and_say(lease.backend().addr, opening);
+    let connecting = connect_and_say(lease.backend().addr, introduction);
     let connected = within(clocks, timeouts.connect, connecting).await;
     let stream = match connected {
         Ok(Ok(stream)) => stream,

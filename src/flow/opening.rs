@@ -14,7 +14,7 @@ use super::client::Client;
 use super::worker::Here;
 use crate::forward::backend_stream::BackendStream;
 use crate::forward::buffer::Buffer;
-use crate::listen::{ClientStream, Plain, proxy};
+use crate::listen::{ClientStream, Plain, Socket, proxy};
 use crate::outcome::Cause;
 use crate::pool::Lease;
 use crate::route::{Streams, Taken};
@@ -123,13 +123,12 @@ pub async fn pass_on(
 async fn without_header(
     client: &Client,
     stream: &mut ClientStream,
-    backend: &BackendStream,
+    backend: &mut BackendStream,
 ) -> Result<Option<Buffer>, Cause> {
     let mut early: Option<Buffer> = None;
     poll_fn(|cx| {
         loop {
-            // Of TLS the session tickets count as well: what is inside is not where ours would stand.
-            if has_spoken(cx, Plain::Tcp(backend.socket())) {
+            if backend_has_spoken(cx, backend) {
                 return Poll::Ready(Ok(()));
             }
             let into = early.get_or_insert_with(|| Buffer::borrow(&client.worker.buffers));
@@ -149,6 +148,19 @@ async fn without_header(
     })
     .await?;
     Ok(early.filter(|early| !early.is_empty()))
+}
+
+/// The same of a backend; what TLS says on its own account is nothing.
+fn backend_has_spoken(cx: &mut Context<'_>, backend: &mut BackendStream) -> bool {
+    if let Some(plain) = backend.plain() {
+        return has_spoken(cx, plain);
+    }
+    while backend.is_quiet() {
+        if backend.socket().poll_read_ready(cx).is_pending() {
+            return false;
+        }
+    }
+    true
 }
 
 /// Something has come, be it the end.

@@ -65,8 +65,8 @@ pub async fn reach(
         }
         let backend = lease.backend();
         let entered = worker.engaged.enter(backend.id, &clocks.step);
-        let dialled = dial(worker, &lease, &clocks, timeouts, opening, Offer::Nothing);
-        let cause = match dialled.await {
+        let opening = (opening, Offer::Nothing);
+        let cause = match dial(worker, &lease, &clocks, timeouts, opening).await {
             Ok(stream) => {
                 keep_alive(stream.socket());
                 backend.cells.of(worker.id).connects.inc();

@@ -180,8 +180,8 @@ static POOL_DEFAULTS: Keys = Keys {
         ("queue", TextOr(&QUEUE)),
         ("slow_start", Text),
         ("sticky", TextOr(&STICKY)),
-        ("send_proxy_protocol", Text),
         ("tls", TextOr(&POOL_TLS)),
+        ("send_proxy_protocol", Text),
     ],
     later: POOL_LATER,
     advice: &[
@@ -206,8 +206,8 @@ static POOL: Keys = Keys {
         ("queue", TextOr(&QUEUE)),
         ("slow_start", Text),
         ("sticky", TextOr(&STICKY)),
-        ("send_proxy_protocol", Text),
         ("tls", TextOr(&POOL_TLS)),
+        ("send_proxy_protocol", Text),
     ],
     later: POOL_LATER,
     advice: &[

@@ -40,8 +40,8 @@ pub struct Part {
     queue: Option<retry::QueueSetting>,
     slow_start: Option<Option<Duration>>,
     sticky: Option<sticky::Setting>,
-    send_proxy_protocol: Option<Option<ProxyVersion>>,
     tls: Option<pool_tls::Setting>,
+    send_proxy_protocol: Option<Option<ProxyVersion>>,
 }
 
 pub fn part(cx: &mut Cx<'_>, at: &Path, raw: raw::Pool) -> Part {
@@ -57,6 +57,7 @@ pub fn part(cx: &mut Cx<'_>, at: &Path, raw: raw::Pool) -> Part {
         or_off(text, positive_duration)
     });
     let sticky = raw.sticky.and_then(|raw| sticky::setting(cx, &at.key("sticky"), raw));
+    let tls = raw.tls.and_then(|raw| pool_tls::setting(cx, &at.key("tls"), raw));
     let send_proxy_protocol =
         cx.text(&at.key("send_proxy_protocol"), raw.send_proxy_protocol.as_ref(), |text| {
             word(
@@ -64,7 +65,6 @@ pub fn part(cx: &mut Cx<'_>, at: &Path, raw: raw::Pool) -> Part {
                 &[("off", None), ("v1", Some(ProxyVersion::V1)), ("v2", Some(ProxyVersion::V2))],
             )
         });
-    let tls = raw.tls.and_then(|raw| pool_tls::setting(cx, &at.key("tls"), raw));
     let (max_idle, idle_timeout) =
         keepalive(cx, &at.key("keepalive"), raw.keepalive.unwrap_or_default());
     Part {
@@ -79,8 +79,8 @@ pub fn part(cx: &mut Cx<'_>, at: &Path, raw: raw::Pool) -> Part {
         queue,
         slow_start,
         sticky,
-        send_proxy_protocol,
         tls,
+        send_proxy_protocol,
     }
 }
 

@@ -11,7 +11,7 @@ use crate::config::model::{BackendTls, Bundle, Certificate, HealthCheck, ProbeKi
 use crate::config::path::Path;
 use crate::config::raw;
 use crate::config::source::Wrong;
-use crate::tls::certificates::{self, CertificateError};
+use crate::tls::certificates::{self, CertificateError, Fault};
 use crate::tls::client;
 
 /// What stands under `tls`.
@@ -53,7 +53,7 @@ pub fn setting(cx: &mut Cx<'_>, at: &Path, raw: raw::PoolTls) -> Option<Setting>
     let ca_at = at.key("ca");
     let ca = parts.ca.as_ref().and_then(|file| {
         let path = cx.beside_the_file(file);
-        cx.text(&ca_at, Some(file), |_| certificates::authorities(&path).map_err(|e| unusable(&e)))
+        cx.text(&ca_at, Some(file), |_| certificates::authorities(&path).map_err(|e| no_ca(&e)))
     });
     let name_at = at.key("server_name");
     let server_name = cx.text(&name_at, parts.server_name.as_ref(), server_name);
@@ -100,7 +100,8 @@ fn client_certificate(cx: &mut Cx<'_>, at: &Path, raw: &raw::PoolTlsParts) -> Op
     let pair = match certificates::pair(&cert_path, &key_path) {
         Ok(pair) => pair,
         Err(error) => {
-            let of_key = error.path == key_path;
+            let of_cert = matches!(error.what, Fault::NoCertificate | Fault::Certificate(_));
+            let of_key = error.path == key_path && !of_cert;
             let (place, found) = if of_key { (&key_at, key) } else { (&cert_at, cert) };
             cx.error(place, Some(found), unusable(&error));
             return None;
@@ -119,6 +120,15 @@ fn client_certificate(cx: &mut Cx<'_>, at: &Path, raw: &raw::PoolTlsParts) -> Op
 
 fn unusable(error: &CertificateError) -> Wrong {
     Wrong::plain(error.what.to_string()).help(error.what.help())
+}
+
+fn no_ca(error: &CertificateError) -> Wrong {
+    match error.what {
+        Fault::NoCertificate => Wrong::plain(error.what.to_string()).help(
+            "the certificates of those whom to trust, each from -----BEGIN CERTIFICATE----- on",
+        ),
+        _ => unusable(error),
+    }
 }
 
 /// A pool's own setting over that of `pool_defaults`, key by key. `at` is the pool.
@@ -169,10 +179,13 @@ pub fn settle(
     }
 }
 
-/// Probes go as the pool's connections do. Where those are in clear, TLS is what the clients and the
-/// backends have between them: a handshake is all that is asked for, and any certificate will do.
+/// Probes go as the pool's connections do, unless they go elsewhere: what listens at a place of its own for
+/// probes is no part of what the clients use, and only a `tls` probe finds TLS there. Where connections are in
+/// clear, TLS is what clients and backends have between them: a `tls` probe takes any certificate.
 pub fn of_probes(check: &mut HealthCheck, tls: Option<&BackendTls>) {
+    let elsewhere = check.port.is_some() || check.address.is_some();
     check.tls = match (tls, &check.kind) {
+        (Some(_), ProbeKind::Http(_) | ProbeKind::Tcp { .. }) if elsewhere => None,
         (Some(tls), _) => Some(tls.clone()),
         (None, ProbeKind::Tls) => {
             // Cannot fail: there is nothing in it that could be wrong.

@@ -45,9 +45,9 @@ impl Idle {
         self.owners.get()
     }
 
-    /// The connection of this owner's that came last and still lives, if it is what `tls` would make (a
-    /// reload may have changed that); owner 0 has those that are everybody's. `careful`: for a request that
-    /// can be sent only once.
+    /// The connection of this owner's that came last and still lives, if it is what `tls` would make: a
+    /// reload may have changed that. 0 owns those that are everybody's. `careful`: for a request that can be
+    /// sent only once.
     pub fn take(
         &self,
         backend: u64,
@@ -65,10 +65,9 @@ impl Idle {
             if found.until <= now || stale {
                 return None;
             }
-            let mut found = resting.remove(at);
-            let conn = &mut found.conn;
+            let mut conn = resting.remove(at).conn;
             if conn.suits(tls) && if careful { conn.is_live() } else { conn.is_ready() } {
-                return Some(found.conn);
+                return Some(conn);
             }
         }
         None
