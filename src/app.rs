@@ -16,6 +16,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
+use crate::acme::challenges::Challenges;
+use crate::acme::task::Names;
 use crate::admin;
 use crate::config::LoadError;
 use crate::config::model::{BindAddr, Config, Name};
@@ -113,7 +115,9 @@ impl App {
         let doors = doors.into();
         let epoch = Instant::now();
         let (votes, voted) = mpsc::unbounded_channel();
-        let shared = Shared { current: current.clone(), status, gate, doors, votes, epoch };
+        let challenges = Arc::new(Challenges::default());
+        let shared =
+            Shared { current: current.clone(), status, gate, challenges, doors, votes, epoch };
         let (commands, threads, ended) = spawn_workers(&shared, arrivals).await?;
         let standing = Standing::new(epoch, orders(commands.clone()));
         let status = shared.status.clone();
@@ -129,6 +133,11 @@ impl App {
             health: Health::new(standing.clone()),
             outliers: Outliers::new(standing.clone(), epoch, voted, fastrand::Rng::new()),
             standing,
+            acme: Names::new(
+                shared.current.clone(),
+                shared.challenges.clone(),
+                shared.status.clone(),
+            ),
             workers: commands,
             addresses: Addresses::default(),
             renewal: Renewal::default(),
@@ -205,6 +214,7 @@ impl App {
         };
         self.enter(Phase::Draining);
         self.applier.health.stop();
+        self.applier.acme.stop();
         self.applier.sockets.close();
         self.tell_workers(|| Command::Drain);
         if !cut {

@@ -6,6 +6,7 @@
 
 #![warn(missing_debug_implementations, rust_2018_idioms)]
 
+pub mod acme;
 pub mod admin;
 pub mod app;
 pub mod cli;

@@ -1,4 +1,4 @@
-//! When certificates expire, for a scrape.
+//! When certificates expire, and how orders of them ended, for a scrape.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -21,5 +21,14 @@ pub(super) fn expiry(snapshot: &Snapshot, rows: &mut Rows<'_>) {
             let left = expiry::seconds_left(not_after, now);
             rows.add(&[listener.config.name.as_str(), &name], left);
         }
+    }
+}
+
+/// Of listeners that order certificates.
+pub(super) fn orders(snapshot: &Snapshot, rows: &mut Rows<'_>) {
+    for listener in snapshot.listeners.iter().filter(|l| l.config.acme().is_some()) {
+        let (name, state) = (listener.config.name.as_str(), &listener.state);
+        rows.count(&[name, "success"], state.acme_succeeded.get());
+        rows.count(&[name, "failure"], state.acme_failed.get());
     }
 }

@@ -84,6 +84,7 @@ impl Scene {
                 self.listeners(metric.from, &mut rows);
             }
             Source::ListenerCertificates => certificates::expiry(&self.snapshot, &mut rows),
+            Source::ListenerOrders => certificates::orders(&self.snapshot, &mut rows),
             Source::Pool(_)
             | Source::PoolClasses(_)
             | Source::PoolRetries(_)

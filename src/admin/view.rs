@@ -57,6 +57,7 @@ pub fn verbose(snapshot: &Snapshot, status: &Status, now: SystemTime) -> String 
     let _ = writeln!(text, "version: {}", env!("CARGO_PKG_VERSION"));
     let _ = writeln!(text, "phase: {}", phase.label());
     reload(&mut text, snapshot, status, now);
+    certificates(&mut text, status, now);
     let total: usize = snapshot.pools.iter().map(|pool| pool.members.len()).sum();
     for one in &snapshot.pools {
         pool(&mut text, one, total <= LISTED_BACKENDS, now);
@@ -80,6 +81,32 @@ fn reload(text: &mut String, snapshot: &Snapshot, status: &Status, now: SystemTi
     }
     for change in &reload.needs_restart {
         let _ = writeln!(text, "restart needed: {change}");
+    }
+}
+
+/// How it stands with those that are ordered from an ACME server.
+fn certificates(text: &mut String, status: &Status, now: SystemTime) {
+    for (domain, state) in &*status.acme() {
+        let left = |at: SystemTime| about(at.duration_since(now).unwrap_or_default());
+        let _ = match state.not_after {
+            None => write!(text, "certificate {domain}: none yet"),
+            Some(end) if end <= now => write!(text, "certificate {domain}: expired"),
+            Some(end) => write!(text, "certificate {domain}: good for {}", left(end)),
+        };
+        let _ = writeln!(text, ", next order in {}", left(state.due));
+        if let Some(error) = &state.error {
+            let _ = writeln!(text, "  the last order failed: {error}");
+        }
+    }
+}
+
+/// As exactly as anybody wants to know it.
+fn about(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ ..120 => format!("{seconds} s"),
+        seconds @ ..7200 => format!("{} min", seconds / 60),
+        seconds @ ..172_800 => format!("{} h", seconds / 3600),
+        seconds => format!("{} d", seconds / 86_400),
     }
 }
 

@@ -12,6 +12,8 @@ pub const JITTER: f64 = 0.1;
 
 pub const CONFIG_PATHS: [&str; 2] = ["/etc/evenkeel/evenkeel.yaml", "./evenkeel.yaml"];
 pub const ADMIN_LISTEN: &str = "127.0.0.1:9901";
+pub const LETSENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
+pub const LETSENCRYPT_STAGING: &str = "https://acme-staging-v02.api.letsencrypt.org/directory";
 pub const SHUTDOWN_DELAY: Duration = Duration::ZERO;
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 

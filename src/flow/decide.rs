@@ -5,6 +5,8 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use http::{HeaderMap, StatusCode};
+
 use super::answer::{self, Answer};
 use super::client::Client;
 use super::cookies;
@@ -20,7 +22,7 @@ use crate::pool::{Lease, Picker};
 use crate::route::debts::Verdict;
 use crate::route::rate::Limiter;
 use crate::route::{Action, Facts, Route, access, redirect, rewrite};
-use crate::snapshot::Work;
+use crate::snapshot::{Listener, Work};
 
 /// Where a request goes, as its route has it.
 #[derive(Debug)]
@@ -80,6 +82,9 @@ pub fn decide<'a>(
         return Err(Refused::of(Cause::HeadTooLarge)); // HTTP/2; of HTTP/1 the parser counts them
     }
     let asked = head::read(head).map_err(Refused::of)?;
+    if let Some(own) = challenge(client, listener, &asked.path) {
+        return Ok(Decision::Answer(own));
+    }
     let ip = client.addr.ip();
     if !access::allows(&listener.config.access, ip) {
         return Err(Refused::of(Cause::Denied));
@@ -133,6 +138,14 @@ pub fn decide<'a>(
     let sticky = picker.pool().sticky.as_ref();
     let stuck = sticky.and_then(|sticky| cookies::stuck(sticky, head.fields()));
     Ok(Decision::Forward(Plan { route, picker, target, ask, stuck, timeouts }))
+}
+
+/// RFC 8555 8.3: an ACME server looks for its challenge on a port without TLS, from wherever it is, and
+/// before any certificate is there to redirect to. Paths of nobody's tokens go to the routes.
+fn challenge(client: &Client, listener: &Listener, path: &str) -> Option<Answer> {
+    let answer = client.worker.shared.challenges.http(path)?;
+    let in_clear = listener.config.tls.is_none();
+    in_clear.then(|| answer::fixed(StatusCode::OK, answer, &HeaderMap::new()))
 }
 
 /// Counts the request, unless its client has had too many.

@@ -11,17 +11,21 @@ use std::io;
 use std::rc::Rc;
 use std::time::SystemTime;
 
-use tokio_rustls::TlsAcceptor;
+use rustls::server::Acceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 
 use super::worker::{Here, Worker};
+use crate::acme::challenges;
 use crate::config::model::Alpn;
 use crate::listen::proxy::{self, Ends, Header, Refused};
 use crate::listen::{ClientAddr, ClientStream, Permit};
 use crate::outcome::Cause;
 use crate::route::access;
+use crate::snapshot::Listener;
 use crate::timer::{Cutter, Deadline};
+use crate::tls::Server;
 use crate::tls::peer::Peer;
-use crate::tls::server::ACME_TLS;
 
 /// Handshakes that a worker has in progress at the most; each holds some 20 KiB. One more ends the oldest:
 /// a client in earnest is done in two round trips, so that the oldest is the one that stalls.
@@ -157,13 +161,13 @@ async fn secure(
     let _in_progress = worker.handshakes.begin(deadline, || {
         worker.shared.status.limits.count_handshakes();
     });
-    let accepting = Box::pin(TlsAcceptor::from(server.config.clone()).accept(stream));
+    let accepting = Box::pin(accept(worker, listener, server, stream));
     let late = || io::Error::from(io::ErrorKind::TimedOut);
     let accepted = deadline.within(listener.config.timeouts.tls_handshake, accepting).await;
     let stream = accepted.map_err(|_| late()).and_then(|done| done).map_err(Ended::Failed)?;
     let alpn = stream.get_ref().1.alpn_protocol();
-    if alpn == Some(ACME_TLS) {
-        return Err(Ended::AsItShould);
+    if alpn == Some(challenges::ALPN) {
+        return Err(Ended::AsItShould); // such a handshake is the whole conversation (RFC 8737 3)
     }
     let peer = Peer::of(stream.get_ref().1);
     // The session was resumed, and its certificate has run out in the meantime.
@@ -180,6 +184,22 @@ async fn secure(
         peer: peer.filter(|_| tells),
     };
     Ok((ClientStream::Tls(Box::new(stream)), Some(Box::new(secure))))
+}
+
+/// Where certificates are ordered, the ACME server may come by the same door, for its challenge.
+async fn accept(
+    worker: &Worker,
+    listener: &Listener,
+    server: &Server,
+    stream: ClientStream,
+) -> io::Result<TlsStream<ClientStream>> {
+    let config = server.config.clone();
+    if listener.config.acme().is_none() {
+        return TlsAcceptor::from(config).accept(stream).await;
+    }
+    let begun = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+    let challenge = worker.shared.challenges.tls(&begun.client_hello());
+    begun.into_stream(challenge.unwrap_or(config)).await
 }
 
 /// A worker's handshakes in progress, the oldest first.

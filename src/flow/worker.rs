@@ -15,6 +15,7 @@ use super::engaged::Engaged;
 use super::entrance::Handshakes;
 use super::hedge::Percentiles;
 use super::sessions::Sessions;
+use crate::acme::challenges::Challenges;
 use crate::config::model::{BindAddr, Name};
 use crate::forward::buffers::Buffers;
 use crate::forward::http::Idle;
@@ -39,6 +40,7 @@ pub struct Shared {
     pub current: Arc<Current>,
     pub status: Arc<Status>,
     pub gate: Arc<Gate>,
+    pub challenges: Arc<Challenges>,
     /// Where each worker is handed connections that another accepted.
     pub doors: Arc<[UnboundedSender<Arrival>]>,
     /// Where a backend goes of which traffic has said something that is to be decided at once.

@@ -18,6 +18,7 @@ use super::renew::Renewal;
 use super::resolve::{Addresses, ResolveError};
 use super::sockets::Sockets;
 use super::status::Status;
+use crate::acme::task as acme;
 use crate::config::diff::Diff;
 use crate::config::model::{Config, Name};
 use crate::config::{self, LoadError, Loaded};
@@ -67,6 +68,8 @@ pub enum ApplyError {
     Bind(#[from] BindError),
     #[error(transparent)]
     Build(#[from] BuildError),
+    #[error(transparent)]
+    Acme(#[from] acme::StateError),
 }
 
 /// What a configuration is put in force with.
@@ -81,6 +84,7 @@ pub struct Applier {
     pub health: Health,
     pub outliers: Outliers,
     pub standing: Rc<Standing>,
+    pub acme: acme::Names,
     pub workers: Vec<UnboundedSender<Command>>,
     pub addresses: Addresses,
     pub renewal: Renewal,
@@ -130,9 +134,11 @@ impl Applier {
         let addresses = Addresses::find(&config, &self.addresses).await?;
         let fresh = self.sockets.bind(&config)?;
         let snapshot = self.publisher.build(config, &addresses)?;
+        acme::prepare(&snapshot)?;
         self.health.apply(&snapshot.pools).wait().await;
         self.standing.apply(&snapshot.pools);
         self.outliers.apply(&snapshot.pools);
+        self.acme.apply(&snapshot);
         self.publisher.publish(snapshot.clone());
         self.addresses = addresses;
         self.gate.recheck();

@@ -2,6 +2,7 @@
 //!
 //! Each field has one writer, named beside it.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -27,6 +28,8 @@ pub struct Status {
     pub phase: watch::Sender<Phase>,
     /// Written by `lifecycle::reload`.
     pub reload: Mutex<Reload>,
+    /// By name, what is known of the certificates that are ordered; written by `acme::task`.
+    pub acme: Mutex<BTreeMap<String, AcmeState>>,
     /// Written by `lifecycle::{reload,renew}`.
     pub certificates: CertificateReloads,
     pub limits: Limits,
@@ -50,6 +53,17 @@ pub struct Reload {
     pub error: Option<String>,
     /// Changes that wait for a restart.
     pub needs_restart: Vec<String>,
+}
+
+/// How it stands with a certificate from an ACME server.
+#[derive(Clone, Debug)]
+pub struct AcmeState {
+    /// Of the one that serves; `None`: there is none yet.
+    pub not_after: Option<SystemTime>,
+    /// When the next order is to be made.
+    pub due: SystemTime,
+    /// Why the last one failed; `None` if it did not.
+    pub error: Option<String>,
 }
 
 /// Certificates, keys, authorities and lists whose files changed while the process ran.
@@ -121,6 +135,7 @@ impl Status {
                 error: None,
                 needs_restart: Vec::new(),
             }),
+            acme: Mutex::default(),
             certificates: CertificateReloads::default(),
             limits: Limits::default(),
             open_by_worker: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
@@ -146,6 +161,12 @@ impl Status {
             limit => PIPES.min(limit / 16),
         };
         (all as usize / self.workers.max(1)).max(PIPES_AT_LEAST)
+    }
+
+    /// Never held across an await.
+    pub fn acme(&self) -> MutexGuard<'_, BTreeMap<String, AcmeState>> {
+        // Each value is put in whole.
+        self.acme.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How the last reload went. Never held across an await.

@@ -245,11 +245,18 @@ impl RetriedStatuses {
 #[derive(Debug)]
 pub struct ListenerState {
     pub cells: PerWorker<ListenerCells>,
+    /// Orders of certificates, by how they ended; written by the control thread.
+    pub acme_succeeded: Counter,
+    pub acme_failed: Counter,
 }
 
 impl ListenerState {
     pub fn new(workers: usize) -> ListenerState {
-        ListenerState { cells: PerWorker::new(workers) }
+        ListenerState {
+            cells: PerWorker::new(workers),
+            acme_succeeded: Counter::default(),
+            acme_failed: Counter::default(),
+        }
     }
 }
 

@@ -45,6 +45,8 @@ pub enum Source {
     ListenerClasses(fn(&ListenerCells) -> &ByClass),
     /// Every cause, from the start.
     ListenerCauses(fn(&ListenerCells) -> &ByCause),
+    /// Orders of certificates by how they ended; only for listeners with `acme`.
+    ListenerOrders,
     /// Seconds until it is over, of each certificate that is served.
     ListenerCertificates,
     Pool(fn(&PoolCells) -> u64),
@@ -190,6 +192,9 @@ pub const ALL: &[Metric] = &[
     counter("evenkeel_listener_sent_bytes_total", &["listener"],
         Listener(|c| c.sent_bytes.get()),
         "Bytes sent to clients."),
+    counter("evenkeel_acme_orders_total", &["listener", "result"],
+        ListenerOrders,
+        "Orders of certificates from an ACME server, by how they ended."),
     gauge("evenkeel_certificate_expiry_seconds", &["listener", "name"],
         ListenerCertificates,
         "Seconds until a certificate that is served expires, below 0 once it has; by its first name."),

@@ -126,7 +126,23 @@ pub struct Pair {
 /// A certificate with its chain, and the key to it.
 pub fn pair(cert: &Path, key: &Path) -> Result<Pair, CertificateError> {
     let chain = certificates(cert, LARGEST)?;
-    let (signing, exposed) = private_key(key)?;
+    let (bytes, exposed) = read(key, LARGEST)?;
+    let certificate = proved(cert, chain, key, private_key(&bytes, key)?)?;
+    Ok(Pair { certificate, exposed })
+}
+
+/// The same of one text with both, which stands in the file `path`, or is to.
+pub fn of_text(pem: &[u8], path: &Path) -> Result<Certificate, CertificateError> {
+    proved(path, chain(pem, path)?, path, private_key(pem, path)?)
+}
+
+/// The certificate, if the two belong together.
+fn proved(
+    cert: &Path,
+    chain: Vec<CertificateDer<'static>>,
+    key: &Path,
+    signing: SigningKey,
+) -> Result<Certificate, CertificateError> {
     let wrong = |what: String| Fault::Certificate(what).of(cert);
     // Each one: a client would choke on a chain of which a later part is broken.
     let parsed = chain.iter().map(parse).collect::<Result<Vec<_>, _>>().map_err(wrong)?;
@@ -143,15 +159,14 @@ pub fn pair(cert: &Path, key: &Path) -> Result<Pair, CertificateError> {
     let certified = CertifiedKey::new(chain, signing);
     // What rustls would find out at the first handshake.
     certified.keys_match().map_err(|error| wrong(error.to_string()))?;
-    let certificate = Certificate {
+    Ok(Certificate {
         cert: cert.to_owned(),
         key: key.to_owned(),
         certified: Arc::new(certified),
         names,
         not_before,
         not_after,
-    };
-    Ok(Pair { certificate, exposed })
+    })
 }
 
 /// The pairs of a folder, NAME.pem and NAME.key, by name; a file without its other half is none.
@@ -241,7 +256,11 @@ fn certificates(
     largest: u64,
 ) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
     let (bytes, _) = read(path, largest)?;
-    let chain = CertificateDer::pem_slice_iter(&bytes)
+    chain(&bytes, path)
+}
+
+fn chain(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
+    let chain = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| Fault::Certificate(error.to_string()).of(path))?;
     if chain.is_empty() {
@@ -252,18 +271,16 @@ fn certificates(
 
 type SigningKey = Arc<dyn rustls::sign::SigningKey>;
 
-fn private_key(path: &Path) -> Result<(SigningKey, bool), CertificateError> {
-    let (bytes, exposed) = read(path, LARGEST)?;
+fn private_key(pem: &[u8], path: &Path) -> Result<SigningKey, CertificateError> {
     let encrypted = [&b"ENCRYPTED PRIVATE KEY-----"[..], b"Proc-Type: 4,ENCRYPTED"];
-    if encrypted.iter().any(|mark| memchr::memmem::find(&bytes, mark).is_some()) {
+    if encrypted.iter().any(|mark| memchr::memmem::find(pem, mark).is_some()) {
         return Err(Fault::Encrypted.of(path));
     }
-    let key = PrivateKeyDer::from_pem_slice(&bytes).map_err(|_| Fault::NoKey.of(path))?;
-    let signing = super::provider().key_provider.load_private_key(key).map_err(|error| {
+    let key = PrivateKeyDer::from_pem_slice(pem).map_err(|_| Fault::NoKey.of(path))?;
+    super::provider().key_provider.load_private_key(key).map_err(|error| {
         // rustls says what it wanted, never what it got.
         Fault::Key(error.to_string()).of(path)
-    })?;
-    Ok((signing, exposed))
+    })
 }
 
 fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, String> {

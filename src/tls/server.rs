@@ -1,10 +1,10 @@
 //! What a listener answers handshakes with: its configuration made into one of rustls. (P)
 //!
-//! Versions, ALPN, certificates by name, client certificates, tickets. No 0-RTT: what it carries may be
+//! Versions, ALPN, certificates by name, client certificates, tickets. (The handshake of an ACME server
+//! that looks for its challenge is of `acme::challenges`.) No 0-RTT: what it carries may be
 //! sent again by anyone who saw it (RFC 8446 8). No session cache: tickets need no memory here, work
 //! across workers and across a pair, and are bound to what they must not outlive (`tickets`).
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -23,10 +23,6 @@ use rustls::version::{TLS12, TLS13};
 use super::names::Names;
 use super::tickets::{Scope, Secrets, Source, Ticketer};
 use crate::config::model::{Alpn, Certificate, ClientAuth, ListenerTls, Name, TlsVersion};
-
-/// The protocol by which an ACME server looks for its challenge (RFC 8737 6.2). A connection that
-/// settled on it has done its work with the handshake: close it.
-pub const ACME_TLS: &[u8] = b"acme-tls/1";
 
 impl Alpn {
     pub fn wire(self) -> &'static [u8] {
@@ -60,25 +56,18 @@ pub struct Kept {
     tickets: Arc<Source>,
     /// By ACME: beside those of the configuration.
     issued: ArcSwap<Vec<Certificate>>,
-    /// Answers to TLS-ALPN-01, by the name that is to be proved, in lower case.
-    challenges: ArcSwap<HashMap<String, Arc<CertifiedKey>>>,
 }
 
 impl Kept {
     pub fn new(now: Instant) -> Kept {
-        Kept {
-            tickets: Arc::new(Source::new(now)),
-            issued: ArcSwap::default(),
-            challenges: ArcSwap::default(),
-        }
+        Kept { tickets: Arc::new(Source::new(now)), issued: ArcSwap::default() }
     }
 }
 
 impl Server {
     pub fn new(listener: &Name, tls: &ListenerTls, kept: Arc<Kept>) -> Result<Server, ServerError> {
         let names = Names::new(&all(tls, &kept), tls.strict_sni);
-        let acme = tls.acme.is_some();
-        let resolver = Arc::new(Resolver { names: ArcSwap::from_pointee(names), acme, kept });
+        let resolver = Arc::new(Resolver { names: ArcSwap::from_pointee(names), kept });
         let versions: &[_] = match tls.min_version {
             TlsVersion::Tls12 => &[&TLS13, &TLS12],
             TlsVersion::Tls13 => &[&TLS13],
@@ -91,10 +80,6 @@ impl Server {
         };
         let mut config = builder.with_cert_resolver(resolver.clone());
         config.alpn_protocols = tls.alpn.iter().map(|alpn| alpn.wire().to_vec()).collect();
-        if acme {
-            // The last: whoever speaks something else as well gets that.
-            config.alpn_protocols.push(ACME_TLS.to_vec());
-        }
         config.max_early_data_size = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         let scope = Scope::new(listener, tls.client_auth.as_ref());
@@ -128,11 +113,6 @@ impl Server {
         self.resolver.names.store(Arc::new(names));
     }
 
-    /// What to answer TLS-ALPN-01 with (RFC 8737 3), in place of all that was answered before.
-    pub fn answer_challenges(&self, answers: HashMap<String, Arc<CertifiedKey>>) {
-        self.kept().challenges.store(Arc::new(answers));
-    }
-
     /// To be called now and then: replaces random ticket secrets when it is time.
     pub fn rotate_tickets(&self, now: Instant) {
         self.kept().tickets.rotate(now);
@@ -140,7 +120,10 @@ impl Server {
 }
 
 fn all(tls: &ListenerTls, kept: &Kept) -> Vec<Certificate> {
-    tls.certificates.iter().chain(kept.issued.load().iter()).cloned().collect()
+    let issued = kept.issued.load();
+    // A listener that orders none any more shows none.
+    let issued = issued.iter().filter(|_| tls.acme.is_some());
+    tls.certificates.iter().chain(issued).cloned().collect()
 }
 
 fn verifier(auth: &ClientAuth) -> Result<Arc<dyn ClientCertVerifier>, ServerError> {
@@ -162,27 +145,12 @@ fn verifier(auth: &ClientAuth) -> Result<Arc<dyn ClientCertVerifier>, ServerErro
 #[derive(Debug)]
 struct Resolver {
     names: ArcSwap<Names>,
-    acme: bool,
     kept: Arc<Kept>,
-}
-
-impl Resolver {
-    /// Only what asks for the challenge and nothing else that is served here (RFC 8737 3).
-    fn is_challenge(&self, hello: &ClientHello<'_>) -> bool {
-        let ours = [Alpn::H2.wire(), Alpn::Http1.wire()];
-        let offers = |wanted: &dyn Fn(&[u8]) -> bool| {
-            hello.alpn().is_some_and(|mut offered| offered.any(wanted))
-        };
-        self.acme && offers(&|name| name == ACME_TLS) && !offers(&|name| ours.contains(&name))
-    }
 }
 
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let name = hello.server_name();
-        if self.is_challenge(&hello) {
-            return self.kept.challenges.load().get(name?).cloned();
-        }
         // A trailing dot is no part of the name (RFC 6066 3); rustls refuses one.
         let names = self.names.load();
         names.pick(name, hello.signature_schemes(), SystemTime::now()).cloned()

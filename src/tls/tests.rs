@@ -1,6 +1,5 @@
 //! Whole handshakes in memory: what a client gets, and what it can resume where.
 
-use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -17,7 +16,7 @@ use rustls::{
 
 use super::certificates::{self, CertificateError, Fault};
 use super::peer::Peer;
-use super::server::{ACME_TLS, Kept, Server};
+use super::server::{Kept, Server};
 use super::testing::{Authority, Folder, Kind, LONG, Made, PAST, signed_by_itself};
 use crate::config::model::{
     Acme, Alpn, Bundle, Certificate, ClientAuth, ListenerTls, Name, TicketKeys, TlsVersion,
@@ -327,7 +326,7 @@ fn a_resumed_session_still_knows_the_client() {
 }
 
 #[test]
-fn what_acme_brings_is_served_at_once_and_its_challenge_only_to_who_asks_for_it() {
+fn what_acme_brings_is_served_at_once() {
     let folder = Folder::new();
     let acme = Acme {
         domains: vec!["a.example".into()],
@@ -341,16 +340,6 @@ fn what_acme_brings_is_served_at_once_and_its_challenge_only_to_who_asks_for_it(
     let server_one = server("web", &tls, &kept);
     let plain = client(BOTH, None, &[b"h2"]);
     assert!(shake(&server_one, &plain, "a.example").is_err(), "nothing to show yet");
-    let answer = folder.pair("answer", &signed_by_itself(&["a.example"], Kind::Ecdsa, LONG));
-    let answers = HashMap::from([("a.example".to_owned(), answer.certified.clone())]);
-    server_one.answer_challenges(answers);
-    assert!(shake(&server_one, &plain, "a.example").is_err(), "a challenge is no certificate");
-    let asks = client(BOTH, None, &[ACME_TLS]);
-    let shaken = shake(&server_one, &asks, "a.example").unwrap();
-    assert_eq!(shaken.server.alpn_protocol(), Some(ACME_TLS));
-    assert_eq!(*shaken.shown(), answer.certified.cert[0]);
-    assert!(shake(&server_one, &asks, "b.example").is_err());
-
     let issued = web(&folder);
     server_one.issue(vec![issued.clone()]);
     // Also in the next configuration of the same listener.
@@ -358,10 +347,10 @@ fn what_acme_brings_is_served_at_once_and_its_challenge_only_to_who_asks_for_it(
         let shaken = shake(server, &plain, "a.example").unwrap();
         assert_eq!(*shaken.shown(), issued.certified.cert[0]);
         assert_eq!(server.certificates(), std::slice::from_ref(&issued));
-        let both = client(BOTH, None, &[ACME_TLS, b"h2"]);
-        let shaken = shake(server, &both, "a.example").unwrap();
-        assert_eq!(shaken.server.alpn_protocol(), Some(&b"h2"[..]));
     }
+    // Not where none are ordered any more.
+    let without = server("web", &ListenerTls { acme: None, ..tls }, &kept);
+    assert!(without.certificates().is_empty());
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod harness;
 
 mod accept;
+mod acme;
 mod backend_tls;
 mod cli;
 mod databases;

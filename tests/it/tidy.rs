@@ -15,12 +15,20 @@ const LAYERS: [&[&str]; 12] = [
     &["app"],
     &["lifecycle", "admin"],
     &["config"],
-    &["flow", "health::task", "health::record", "discover", "vip::task"],
+    &["flow", "health::task", "health::record", "acme", "discover", "vip::task"],
     &["forward", "health::probe"],
     &["listen"],
     &["snapshot"],
     &["tls", "route", "pool", "health", "vip"],
-    &["observe", "lifecycle::phase", "lifecycle::drain", "lifecycle::status", "timer", "sys"],
+    &[
+        "observe",
+        "acme::challenges",
+        "lifecycle::phase",
+        "lifecycle::drain",
+        "lifecycle::status",
+        "timer",
+        "sys",
+    ],
     &["config::model", "config::defaults", "outcome"],
 ];
 

@@ -28,6 +28,12 @@ pub fn write(tls: Option<&ListenerTls>, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "  certificate {}", one(certificate, now))?;
     }
     more(tls.certificates.len(), "certificates", out)?;
+    if let Some(acme) = &tls.acme {
+        let names = acme.domains.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>();
+        let names = names.join(", ");
+        writeln!(out, "  certificates for {names} from {}", acme.directory)?;
+        more(acme.domains.len(), "names", out)?;
+    }
     if let Some(auth) = &tls.client_auth {
         let mode = if auth.required { "required" } else { "optional" };
         let lists = auth.crl.as_ref().map_or("", |_| ", less those that are revoked");

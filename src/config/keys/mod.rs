@@ -3,6 +3,7 @@
 //! `shape` reads these tables for its reports; a test holds docs/configuration.md against them, and
 //! serde's mirror in `raw` refuses what is not in both.
 
+mod acme;
 mod failover;
 mod pool_tls;
 mod probes;

@@ -1,6 +1,7 @@
 //! The keys of TLS with clients.
 
 use super::Keys;
+use super::acme::ACME;
 use super::{List, Map, Text, Texts};
 
 pub static LISTENER_TLS: Keys = Keys {
@@ -14,8 +15,9 @@ pub static LISTENER_TLS: Keys = Keys {
         ("ticket_keys_file", Text),
         ("alpn", Texts),
         ("hsts", Text),
+        ("acme", Map(&ACME)),
     ],
-    later: &["acme"],
+    later: &[],
     advice: &[
         ("cert", "write certificates: [{cert: ..., key: ...}]"),
         ("key", "write certificates: [{cert: ..., key: ...}]"),

@@ -138,6 +138,13 @@ pub struct Acme {
     pub ca: Option<Bundle>,
 }
 
+impl super::Listener {
+    /// What certificates are ordered for it, if any are.
+    pub fn acme(&self) -> Option<&Acme> {
+        self.tls.as_ref()?.acme.as_ref()
+    }
+}
+
 /// TLS towards backends.
 #[derive(Clone, Debug)]
 pub struct BackendTls {

@@ -3,6 +3,7 @@
 //! `shape` has already reported and taken out what does not fit here; `validate` reads the text. A
 //! list's item that was taken out is `None`, so that the others keep their numbers.
 
+mod acme;
 mod lenient;
 mod pool;
 mod tls;
@@ -14,6 +15,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_yaml::Value;
 
+pub use acme::Acme;
 pub use lenient::Lenient;
 pub use pool::*;
 pub use tls::*;

@@ -4,7 +4,7 @@
 
 use serde::Deserialize;
 
-use super::{Text, Texts};
+use super::{Acme, Text, Texts};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -17,6 +17,7 @@ pub struct ListenerTls {
     pub ticket_keys_file: Text,
     pub alpn: Option<Texts>,
     pub hsts: Text,
+    pub acme: Option<Acme>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -29,8 +29,19 @@ fn unrouted(cx: &mut Cx<'_>, at: &Path, tls: &ListenerTls, routes: &[Route]) {
     if routes.iter().any(|route| route.matches.host.is_empty()) {
         return;
     }
+    let hosts = || routes.iter().flat_map(|route| &route.matches.host);
+    for (i, domain) in tls.acme.iter().flat_map(|acme| acme.domains.iter().enumerate()) {
+        if !hosts().any(|host| meet(host, &HostPattern::Exact(domain.clone()))) {
+            let list = at.key("tls").key("acme").key("domains");
+            // One name may stand there without a list.
+            let at = if cx.has(&list.index(i)) { list.index(i) } else { list };
+            let text =
+                format!("no route has the name {domain}, for which a certificate is ordered");
+            let help = "add a route for it, or one without `host` for everything else";
+            cx.warn(&at, Wrong::plain(text).help(help));
+        }
+    }
     for (i, certificate) in tls.certificates.iter().enumerate() {
-        let hosts = || routes.iter().flat_map(|route| &route.matches.host);
         let unused = |name: &&HostPattern| !hosts().any(|host| meet(host, name));
         let names: Vec<String> =
             certificate.names.iter().filter(unused).map(ToString::to_string).collect();

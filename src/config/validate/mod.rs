@@ -5,6 +5,7 @@
 //! several sections together show. A wrong value is reported and replaced by its default, so that
 //! the rest is still looked at; with one error no model comes out.
 
+mod acme;
 mod action;
 mod addresses;
 mod coverage;

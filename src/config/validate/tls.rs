@@ -6,6 +6,7 @@
 use std::path::{Path as FilePath, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use super::acme;
 use super::cx::Cx;
 use super::words::{flag, or_off, positive_duration, word};
 use crate::config::model::{
@@ -43,8 +44,10 @@ pub fn listener(
         let found = folder(cx, &at.key("certificate_dir"), dir, &certificates);
         certificates.extend(found);
     }
-    if raw.certificates.is_none() && certificate_dir.is_none() {
-        let wrong = Wrong::plain("neither `certificates` nor `certificate_dir` is there");
+    let acme = raw.acme.as_ref().and_then(|raw| acme::acme(cx, &at.key("acme"), raw));
+    if raw.certificates.is_none() && certificate_dir.is_none() && raw.acme.is_none() {
+        let wrong =
+            Wrong::plain("neither `certificates` nor `certificate_dir` nor `acme` is there");
         let help = "for example: certificates: [{cert: certs/example.pem, key: certs/example.key}]";
         cx.error(at, None, wrong.help(help));
     }
@@ -70,7 +73,7 @@ pub fn listener(
         ticket_keys: ticket_keys.flatten(),
         alpn,
         hsts: hsts.flatten(),
-        acme: None,
+        acme,
     })
 }
 

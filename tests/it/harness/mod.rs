@@ -12,6 +12,7 @@ pub mod databases;
 mod evenkeel;
 mod load;
 mod metrics;
+pub mod pebble;
 mod process;
 mod raw;
 mod request;

@@ -1,0 +1,195 @@
+//! HTTPS to the ACME server: a connection for each request, with a deadline and a bound on the answer.
+//!
+//! Certificates are always verified, by the system's roots or by a CA that the configuration names.
+//! A dozen requests make an order: kept connections would be worth less than their care.
+
+use std::error::Error as StdError;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, RETRY_AFTER};
+use http::uri::Authority;
+use http::{HeaderMap, HeaderValue, Request, Response, Uri};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use crate::config::model::Bundle;
+
+/// For one request, from the look-up of the name to the last byte of the answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A directory, an order, a chain: none comes near.
+const LARGEST: usize = 1024 * 1024;
+
+type Cause = Box<dyn StdError + Send + Sync>;
+
+/// What is to be known of the server's last words beside what they say.
+#[derive(Debug, Default)]
+pub struct Heard {
+    /// When it wants to be asked again.
+    retry_after: Mutex<Option<Duration>>,
+}
+
+impl Heard {
+    pub fn retry_after(&self) -> Option<Duration> {
+        *self.retry_after.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn hear(&self, headers: &HeaderMap) {
+        let told = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+        let after = told.and_then(|text| delay(text.trim(), SystemTime::now()));
+        *self.retry_after.lock().unwrap_or_else(PoisonError::into_inner) = after;
+    }
+}
+
+/// RFC 9110 10.2.3: seconds, or a date.
+fn delay(text: &str, now: SystemTime) -> Option<Duration> {
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    httpdate::parse_http_date(text).ok().map(|at| at.duration_since(now).unwrap_or_default())
+}
+
+pub struct Https {
+    connector: TlsConnector,
+    heard: Arc<Heard>,
+}
+
+impl Https {
+    pub fn new(ca: Option<&Bundle>, heard: Arc<Heard>) -> Result<Https, Cause> {
+        let mut roots = RootCertStore::empty();
+        match ca {
+            Some(ca) => {
+                for der in &*ca.der {
+                    roots.add(CertificateDer::from(der.to_vec()))?;
+                }
+            }
+            None => {
+                let found = rustls_native_certs::load_native_certs();
+                let (added, _) = roots.add_parsable_certificates(found.certs);
+                if added == 0 {
+                    return Err(
+                        "the system has no root certificates (install ca-certificates, or \
+                                name the server's CA: `ca: FILE`)"
+                            .into(),
+                    );
+                }
+            }
+        }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Https { connector: TlsConnector::from(Arc::new(config)), heard })
+    }
+}
+
+impl HttpClient for Https {
+    fn request(
+        &self,
+        request: Request<BodyWrapper<Bytes>>,
+    ) -> Pin<Box<dyn Future<Output = Result<BytesResponse, Error>> + Send>> {
+        let (connector, heard) = (self.connector.clone(), self.heard.clone());
+        Box::pin(async move {
+            let answer = match timeout(PATIENCE, exchange(connector, request)).await {
+                Ok(answer) => answer.map_err(Error::Other)?,
+                Err(_) => {
+                    let text = format!("no answer within {} s", PATIENCE.as_secs());
+                    return Err(Error::Other(text.into()));
+                }
+            };
+            heard.hear(answer.headers());
+            let status = answer.status();
+            if !status.is_success() && !says_why(answer.headers()) {
+                return Err(Error::Other(format!("the server answers {status}").into()));
+            }
+            Ok(BytesResponse::from(answer))
+        })
+    }
+}
+
+/// RFC 8555 6.7: an error of the server's own, and not of something before it.
+fn says_why(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    kind.trim_start().to_ascii_lowercase().starts_with("application/problem+json")
+}
+
+/// The request's URI is absolute; on the wire its path goes alone (RFC 9112 3.2.1).
+async fn exchange(
+    connector: TlsConnector,
+    mut request: Request<BodyWrapper<Bytes>>,
+) -> Result<Response<Full<Bytes>>, Cause> {
+    let uri = request.uri().clone();
+    if uri.scheme_str() != Some("https") {
+        return Err(format!("{uri} is not https").into());
+    }
+    let authority = uri.authority().ok_or("a URL without a host")?;
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+    let port = authority.port_u16().unwrap_or(443);
+    let target = uri.path_and_query().map_or("/", |path| path.as_str());
+    *request.uri_mut() = Uri::try_from(target)?;
+    request.headers_mut().insert(HOST, host_field(authority)?);
+    request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    let socket = TcpStream::connect((host.as_str(), port))
+        .await
+        .map_err(|error| format!("cannot connect to {authority}: {error}"))?;
+    let name = ServerName::try_from(host)?;
+    let stream = connector
+        .connect(name, socket)
+        .await
+        .map_err(|error| format!("no TLS with {authority}: {error}"))?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let answer = async {
+        let (parts, body) = sender.send_request(request).await?.into_parts();
+        let body = Limited::new(body, LARGEST).collect().await?.to_bytes();
+        Ok::<_, Cause>(Response::from_parts(parts, Full::new(body)))
+    };
+    let (mut answer, mut connection) = (pin!(answer), pin!(connection));
+    tokio::select! {
+        answer = &mut answer => answer,
+        ended = &mut connection => {
+            ended?;
+            // All that came is in hand.
+            answer.await
+        }
+    }
+}
+
+/// Without the port where it is the usual one.
+fn host_field(authority: &Authority) -> Result<HeaderValue, Cause> {
+    let text = match authority.port_u16() {
+        Some(443) | None => authority.host(),
+        Some(_) => authority.as_str(),
+    };
+    Ok(HeaderValue::from_str(text)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn when_to_ask_again() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        for (text, seconds) in [
+            ("120", Some(120)),
+            ("Sun, 06 Nov 1994 08:50:37 GMT", Some(60)),
+            ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
+            ("soon", None),
+            ("", None),
+        ] {
+            assert_eq!(delay(text, now).map(|after| after.as_secs()), seconds, "{text}");
+        }
+    }
+}

@@ -1,0 +1,387 @@
+//! One certificate from the ACME server, from the account to the file it is kept in (RFC 8555, 7.1).
+//!
+//! Says what failed and whose doing it was; when to try again is for `machine`. Nothing that is held
+//! already is touched before the new certificate is whole, proved and on the disk.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use instant_acme::{
+    Account, AuthorizationStatus, ChallengeHandle, ChallengeType, Error, Identifier, NewAccount,
+    NewOrder, Order, OrderStatus, Problem, RetryPolicy,
+};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep};
+
+use super::certificate;
+use super::challenges::{Challenges, Offered, Reply};
+use super::client::{Heard, Https};
+use super::machine::Failure;
+use super::store::{self, Store};
+use crate::config::model::{Acme, Certificate};
+use crate::observe::printable::printable;
+use crate::tls::certificates;
+
+/// For the server to look at our answer to its challenge, and again for it to sign.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Of what a server says, so much is shown.
+const SHOWN: usize = 600;
+
+/// How we prove that a name is ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// RFC 8555 8.3, on port 80.
+    Http,
+    /// RFC 8737, on port 443.
+    TlsAlpn,
+}
+
+impl Way {
+    pub fn label(self) -> &'static str {
+        match self {
+            Way::Http => "http-01",
+            Way::TlsAlpn => "tls-alpn-01",
+        }
+    }
+
+    fn kind(self) -> ChallengeType {
+        match self {
+            Way::Http => ChallengeType::Http01,
+            Way::TlsAlpn => ChallengeType::TlsAlpn01,
+        }
+    }
+}
+
+/// Why there is no certificate.
+#[derive(Debug)]
+pub struct OrderError {
+    pub failure: Failure,
+    text: String,
+}
+
+impl OrderError {
+    fn new(failure: Failure, text: impl fmt::Display) -> OrderError {
+        let text = text.to_string().chars().take(SHOWN).map(printable).collect();
+        OrderError { failure, text }
+    }
+
+    /// What cannot be written or read is mended by an operator, and costs the server nothing.
+    pub fn of_state(store: &Store, error: impl fmt::Display) -> OrderError {
+        let text = format!("the state directory {}: {error}", store.folder().display());
+        OrderError::new(Failure::Unreached, text)
+    }
+}
+
+impl fmt::Display for OrderError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// What an order needs.
+pub struct Orderer<'a> {
+    pub acme: &'a Acme,
+    pub domain: &'a str,
+    /// The first that the server offers is tried first; at least one.
+    pub ways: &'a [Way],
+    pub store: &'a Store,
+    pub challenges: &'a Arc<Challenges>,
+    /// One account is made, however many names are ordered at once.
+    pub accounts: &'a Mutex<()>,
+}
+
+/// Why one way did not lead to a certificate.
+enum Stop {
+    /// The server did not find the proof. Another way may do.
+    Unproved(String),
+    /// The server has forgotten our account.
+    NoAccount,
+    Failed(OrderError),
+}
+
+impl From<OrderError> for Stop {
+    fn from(error: OrderError) -> Stop {
+        Stop::Failed(error)
+    }
+}
+
+impl Orderer<'_> {
+    /// Orders, proves, and keeps the certificate.
+    pub async fn obtain(&self) -> Result<Certificate, OrderError> {
+        let heard = Arc::new(Heard::default());
+        let mut account = self.account(&heard, true).await?;
+        let mut unproved = Vec::new();
+        let mut ways = self.ways.iter().peekable();
+        let mut renewed = false;
+        while let Some(way) = ways.peek() {
+            match self.by(**way, &account, &heard).await {
+                Ok(pem) => return self.keep(pem).await,
+                Err(Stop::Unproved(why)) => {
+                    unproved.push(format!("{}: {why}", way.label()));
+                    ways.next();
+                }
+                Err(Stop::NoAccount) if !renewed => {
+                    renewed = true;
+                    tracing::warn!(
+                        directory = self.acme.directory,
+                        "the ACME server does not know \
+                                   our account any more; making another"
+                    );
+                    account = self.account(&heard, false).await?;
+                }
+                Err(Stop::NoAccount) => {
+                    let text = "the server does not know the account that it just made";
+                    return Err(OrderError::new(Failure::Refused, text));
+                }
+                Err(Stop::Failed(error)) => return Err(error),
+            }
+        }
+        let text =
+            format!("the server could not see that the name is ours: {}", unproved.join("; "));
+        Err(OrderError::new(Failure::Refused, text))
+    }
+
+    /// The account that is kept, or a new one.
+    async fn account(&self, heard: &Arc<Heard>, kept: bool) -> Result<Account, OrderError> {
+        let mut known = self.kept_account().filter(|_| kept);
+        let mut _making = None;
+        if known.is_none() && kept {
+            _making = Some(self.accounts.lock().await);
+            // Another name's order may have made it.
+            known = self.kept_account();
+        }
+        let client = Https::new(self.acme.ca.as_ref(), heard.clone())
+            .map_err(|error| OrderError::new(Failure::Unreached, error))?;
+        let builder = Account::builder_with_http(Box::new(client));
+        let contact = self.acme.contact.as_deref();
+        let list: Vec<&str> = contact.into_iter().collect();
+        let (account, credentials) = match known {
+            Some(store::Account { credentials, contact: told }) => {
+                let account = builder
+                    .from_credentials(credentials)
+                    .await
+                    .map_err(|error| failed(error, heard))?;
+                if told.as_deref() == contact {
+                    return Ok(account);
+                }
+                // Without it the order goes on; a server that has forgotten us says so again there.
+                if let Err(error) = account.update_contacts(&list).await {
+                    let error = failed(error, heard);
+                    tracing::warn!(%error, "the ACME server does not take the new contact");
+                    return Ok(account);
+                }
+                let Some(again) = self.kept_account() else { return Ok(account) };
+                (account, again.credentials)
+            }
+            None => {
+                let new = NewAccount {
+                    contact: &list,
+                    terms_of_service_agreed: true,
+                    only_return_existing: false,
+                };
+                let directory = self.acme.directory.clone();
+                let made = builder.create(&new, directory, None).await;
+                made.map_err(|error| failed(error, heard))?
+            }
+        };
+        let keep = store::Account { credentials, contact: contact.map(str::to_owned) };
+        self.store.keep_account(&keep).map_err(|error| OrderError::of_state(self.store, error))?;
+        Ok(account)
+    }
+
+    fn kept_account(&self) -> Option<store::Account> {
+        self.store.account().unwrap_or_else(|error| {
+            let folder = self.store.folder().display();
+            tracing::warn!(%folder, %error, "the ACME account cannot be read; making another");
+            None
+        })
+    }
+
+    /// The private key and the chain, in PEM.
+    async fn by(&self, way: Way, account: &Account, heard: &Heard) -> Result<String, Stop> {
+        let said = |error| stop(error, heard);
+        let names = [Identifier::Dns(self.domain.to_owned())];
+        let mut order = account.new_order(&NewOrder::new(&names)).await.map_err(said)?;
+        let mut offered = Vec::new();
+        let mut authorizations = order.authorizations();
+        while let Some(authorization) = authorizations.next().await {
+            let mut authorization = authorization.map_err(said)?;
+            match authorization.status {
+                AuthorizationStatus::Valid => continue,
+                AuthorizationStatus::Pending => {}
+                other => return Err(Stop::Unproved(format!("the authorization is {other:?}"))),
+            }
+            let mut challenge = authorization
+                .challenge(way.kind())
+                .ok_or_else(|| Stop::Unproved("the server does not offer it".to_owned()))?;
+            offered.push(self.offer(way, &challenge)?);
+            challenge.set_ready().await.map_err(said)?;
+        }
+        wait_ready(&mut order, heard).await?;
+        drop(offered);
+        let key = order.finalize().await.map_err(said)?;
+        let patience = RetryPolicy::new().backoff(1.5).timeout(PATIENCE);
+        let chain = order.poll_certificate(&patience).await.map_err(said)?;
+        Ok(key + &chain)
+    }
+
+    fn offer(&self, way: Way, challenge: &ChallengeHandle<'_>) -> Result<Offered, OrderError> {
+        let authorization = challenge.key_authorization();
+        let reply = match way {
+            Way::Http => Reply::Http {
+                token: challenge.token.clone(),
+                authorization: authorization.as_str().to_owned().into(),
+            },
+            Way::TlsAlpn => Reply::Tls {
+                name: self.domain.to_owned(),
+                certificate: certificate::of_challenge(
+                    self.domain,
+                    authorization.digest().as_ref(),
+                )
+                .map_err(|error| OrderError::new(Failure::Refused, error))?,
+            },
+        };
+        Ok(self.challenges.offer(reply))
+    }
+
+    async fn keep(&self, pem: String) -> Result<Certificate, OrderError> {
+        let path = self.store.certificate_path(self.domain);
+        let read = certificates::of_text(pem.as_bytes(), &path).map_err(|error| error.to_string());
+        let fit = read.and_then(|read| certificate::fit(read, self.domain, SystemTime::now()));
+        let got = fit.map_err(|why| {
+            let text = format!("the server gave a certificate that cannot be used: {why}");
+            OrderError::new(Failure::Refused, text)
+        })?;
+        let (store, domain) = (self.store.clone(), self.domain.to_owned());
+        // The disk may be slow, and this thread has other things to do.
+        let kept =
+            tokio::task::spawn_blocking(move || store.keep_certificate(&domain, pem.as_bytes()));
+        match kept.await {
+            Ok(Ok(())) => {}
+            // It serves all the same; what is lost is lost at the next restart, and that is said.
+            Ok(Err(error)) => tracing::error!(
+                path = %path.display(), %error,
+                "the new certificate serves, but cannot be kept: a restart will order another"
+            ),
+            Err(error) => tracing::error!(%error, "the new certificate could not be kept"),
+        }
+        Ok(got)
+    }
+}
+
+/// Until the server has seen the proof.
+async fn wait_ready(order: &mut Order, heard: &Heard) -> Result<(), Stop> {
+    let end = Instant::now() + PATIENCE;
+    let mut pause = Duration::from_millis(250);
+    loop {
+        sleep(pause).await;
+        pause = pause.mul_f64(1.5).min(Duration::from_secs(5));
+        match order.refresh().await.map_err(|error| stop(error, heard))?.status {
+            OrderStatus::Ready | OrderStatus::Valid | OrderStatus::Processing => return Ok(()),
+            OrderStatus::Invalid => return Err(Stop::Unproved(why(order).await)),
+            OrderStatus::Pending if Instant::now() > end => {
+                let text = format!("no verdict within {} s", PATIENCE.as_secs());
+                return Err(Stop::Unproved(text));
+            }
+            OrderStatus::Pending => {}
+        }
+    }
+}
+
+/// What the server says against our proof.
+async fn why(order: &mut Order) -> String {
+    let mut authorizations = order.authorizations();
+    while let Some(Ok(mut authorization)) = authorizations.next().await {
+        let Ok(state) = authorization.refresh().await else { continue };
+        let problem = state.challenges.iter().find_map(|challenge| challenge.error.as_ref());
+        if let Some(problem) = problem {
+            return problem.to_string();
+        }
+    }
+    "it does not say why".to_owned()
+}
+
+fn stop(error: Error, heard: &Heard) -> Stop {
+    match error {
+        Error::Api(problem) if is(&problem, "accountDoesNotExist") => Stop::NoAccount,
+        other => Stop::Failed(failed(other, heard)),
+    }
+}
+
+/// What an error means for the next try.
+fn failed(error: Error, heard: &Heard) -> OrderError {
+    let failure = match (&error, heard.retry_after()) {
+        (Error::Api(problem), Some(after)) if is(problem, "rateLimited") => Failure::Told(after),
+        // The crate has tried it three times (RFC 8555 6.5).
+        (Error::Api(problem), _) if is(problem, "badNonce") || is(problem, "serverInternal") => {
+            Failure::Unreached
+        }
+        (Error::Other(_) | Error::Json(_), _) => Failure::Unreached,
+        _ => Failure::Refused,
+    };
+    OrderError::new(failure, chain(&error))
+}
+
+/// An error with all that it comes of.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let more = cause.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// RFC 8555 6.7.
+fn is(problem: &Problem, kind: &str) -> bool {
+    let known =
+        problem.r#type.as_deref().and_then(|t| t.strip_prefix("urn:ietf:params:acme:error:"));
+    known == Some(kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As a server says it.
+    fn problem(kind: &str) -> Error {
+        let text = format!(r#"{{"type": "urn:ietf:params:acme:error:{kind}", "detail": "a\nb"}}"#);
+        Error::Api(serde_json::from_str(&text).unwrap())
+    }
+
+    #[test]
+    fn when_it_is_tried_again_goes_by_whose_doing_it_was() {
+        let heard = Heard::default();
+        for (error, failure) in [
+            (problem("rateLimited"), Failure::Refused),
+            (problem("rejectedIdentifier"), Failure::Refused),
+            (problem("serverInternal"), Failure::Unreached),
+            (problem("badNonce"), Failure::Unreached),
+            (Error::Other("cannot connect".into()), Failure::Unreached),
+            (Error::Str("no order URL found"), Failure::Refused),
+        ] {
+            assert_eq!(failed(error, &heard).failure, failure);
+        }
+        let mut headers = http::HeaderMap::new();
+        headers.insert("retry-after", http::HeaderValue::from_static("120"));
+        heard.hear(&headers);
+        let told = failed(problem("rateLimited"), &heard).failure;
+        assert_eq!(told, Failure::Told(Duration::from_secs(120)));
+        let forgotten = stop(problem("accountDoesNotExist"), &heard);
+        assert!(matches!(forgotten, Stop::NoAccount));
+    }
+
+    #[test]
+    fn what_a_server_says_breaks_no_line() {
+        let text = failed(problem("unauthorized"), &Heard::default()).to_string();
+        assert!(text.contains("a b") && !text.contains('\n'), "{text}");
+        let long = OrderError::new(Failure::Refused, "x".repeat(5000));
+        assert_eq!(long.to_string().len(), SHOWN);
+    }
+}

@@ -1,0 +1,229 @@
+//! The state directory: the account and the certificates of one ACME server, as files.
+//!
+//! Every file is whole at any time: it is written beside its place, brought to the disk, and renamed.
+//! Two load balancers may share the directory; a lock for each name lets one order at a time.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use instant_acme::AccountCredentials;
+use serde_json::{Value, json};
+
+use crate::sys::files;
+
+/// More than any chain, and any account, takes.
+const LARGEST: u64 = 1024 * 1024;
+
+const ACCOUNT: &str = "account.json";
+
+/// The part of a state directory that belongs to one ACME server.
+#[derive(Clone, Debug)]
+pub struct Store {
+    folder: PathBuf,
+}
+
+/// Who we are to the server.
+pub struct Account {
+    pub credentials: AccountCredentials,
+    /// What the server was told last.
+    pub contact: Option<String>,
+}
+
+/// Nobody else orders for this name while this lives.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+impl Store {
+    /// Where the state of the server with this directory URL is; nothing is made yet.
+    pub fn new(state_dir: &Path, directory: &str) -> Store {
+        Store { folder: state_dir.join(folder_of(directory)) }
+    }
+
+    /// Makes the folder, for us alone, if it is not there.
+    pub fn prepare(&self) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The account, if there is one that can be read.
+    pub fn account(&self) -> io::Result<Option<Account>> {
+        let Some(text) = read(&self.folder.join(ACCOUNT))? else { return Ok(None) };
+        let mut value: Value = serde_json::from_slice(&text)?;
+        let contact = value["contact"].as_str().map(str::to_owned);
+        let credentials = serde_json::from_value(value["credentials"].take())?;
+        Ok(Some(Account { credentials, contact }))
+    }
+
+    pub fn keep_account(&self, account: &Account) -> io::Result<()> {
+        let value = json!({
+            "credentials": serde_json::to_value(&account.credentials)?,
+            "contact": account.contact,
+        });
+        self.replace(ACCOUNT, &serde_json::to_vec_pretty(&value)?)
+    }
+
+    /// The file of a name's certificate: the private key, then the chain, in PEM.
+    pub fn certificate_path(&self, domain: &str) -> PathBuf {
+        self.folder.join(format!("{domain}.pem"))
+    }
+
+    pub fn certificate(&self, domain: &str) -> io::Result<Option<Vec<u8>>> {
+        read(&self.certificate_path(domain))
+    }
+
+    pub fn keep_certificate(&self, domain: &str, pem: &[u8]) -> io::Result<()> {
+        self.replace(&format!("{domain}.pem"), pem)
+    }
+
+    /// `None` if another process orders for this name now. Ends with the process, however it ends.
+    pub fn lock(&self, domain: &str) -> io::Result<Option<Lock>> {
+        let path = self.folder.join(format!("{domain}.lock"));
+        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+        Ok(files::try_lock(&file)?.then_some(Lock { _file: file }))
+    }
+
+    fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.prepare()?;
+        // One that a crash left behind is in nobody's way.
+        let unique = format!(".{name}.{}.{:08x}", std::process::id(), fastrand::u32(..));
+        let beside = self.folder.join(unique);
+        let written = (|| {
+            let mut file =
+                OpenOptions::new().create_new(true).write(true).mode(0o600).open(&beside)?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            fs::rename(&beside, self.folder.join(name))?;
+            File::open(&self.folder)?.sync_all()
+        })();
+        if written.is_err() {
+            // The error that led here says more than one of this would.
+            let _ = fs::remove_file(&beside);
+        }
+        written
+    }
+}
+
+/// `None` if there is no such file.
+fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = Vec::new();
+    file.take(LARGEST).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
+}
+
+/// A folder's name for a directory URL, a different one for each: `acme.example.com_directory`.
+fn folder_of(directory: &str) -> String {
+    let rest = directory.strip_prefix("https://").unwrap_or(directory);
+    let mut name = String::with_capacity(rest.len());
+    for byte in rest.bytes() {
+        match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'-' => name.push(byte.into()),
+            // A name of dots alone would be another folder.
+            b'.' if !name.is_empty() => name.push('.'),
+            b'/' => name.push('_'),
+            other => name.push_str(&format!("%{other:02x}")),
+        }
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// A folder of this test's own, which goes with the handle.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new() -> Folder {
+            let unique = format!("evenkeel-store-{}-{:x}", std::process::id(), fastrand::u64(..));
+            Folder(std::env::temp_dir().join(unique))
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn each_server_has_its_folder() {
+        for (directory, folder) in [
+            (
+                "https://acme-v02.api.letsencrypt.org/directory",
+                "acme-v02.api.letsencrypt.org_directory",
+            ),
+            ("https://127.0.0.1:14000/dir", "127.0.0.1%3a14000_dir"),
+            ("https://a/b_c", "a_b%5fc"),
+            ("https://..", "%2e."),
+        ] {
+            assert_eq!(folder_of(directory), folder);
+        }
+    }
+
+    #[test]
+    fn files_are_whole_and_ours_alone() {
+        let folder = Folder::new();
+        let store = Store::new(&folder.0, "https://acme.example/dir");
+        assert!(store.certificate("a.example").unwrap().is_none());
+        for text in [b"first".as_slice(), b"second"] {
+            store.keep_certificate("a.example", text).unwrap();
+            assert_eq!(store.certificate("a.example").unwrap().unwrap(), text);
+        }
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(store.folder()), 0o700);
+        assert_eq!(mode(&store.certificate_path("a.example")), 0o600);
+        let names = fs::read_dir(store.folder()).unwrap().count();
+        assert_eq!(names, 1, "something was left behind");
+    }
+
+    #[test]
+    fn one_orders_at_a_time() {
+        let folder = Folder::new();
+        let store = Store::new(&folder.0, "https://acme.example/dir");
+        store.prepare().unwrap();
+        let held = store.lock("a.example").unwrap();
+        assert!(held.is_some());
+        assert!(store.lock("a.example").unwrap().is_none());
+        assert!(store.lock("b.example").unwrap().is_some());
+        drop(held);
+        assert!(store.lock("a.example").unwrap().is_some());
+    }
+
+    /// Two that write at once, and one that reads: it never sees a part of either.
+    #[test]
+    fn two_that_share_the_directory_do_not_tear_each_others_files() {
+        let folder = Folder::new();
+        let store = Store::new(&folder.0, "https://acme.example/dir");
+        store.keep_certificate("a.example", &[b'a'; 50_000]).unwrap();
+        std::thread::scope(|threads| {
+            for letter in [b'a', b'b'] {
+                let store = store.clone();
+                threads.spawn(move || {
+                    for _ in 0..20 {
+                        store.keep_certificate("a.example", &[letter; 50_000]).unwrap();
+                    }
+                });
+            }
+            for _ in 0..200 {
+                let read = store.certificate("a.example").unwrap().unwrap();
+                assert_eq!(read.len(), 50_000);
+                assert!(read.iter().all(|byte| *byte == read[0]), "torn");
+            }
+        });
+    }
+}
