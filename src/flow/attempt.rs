@@ -7,19 +7,24 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use http::uri::Scheme;
 use http::{Method, StatusCode};
+use tokio::net::TcpStream;
 
 use super::client::Client;
 use super::decide::Plan;
 use super::engaged::Entered;
 use super::head::{self, Rules};
+use crate::config::model::Protocol;
 use crate::forward::buffer::Buffer;
 use crate::forward::connect::connect;
 use crate::forward::http::exchange::{self, Clocks};
 use crate::forward::http::front::Line;
+use crate::forward::http::h2::shared::SharedConn;
 use crate::forward::http::head::{Framing, RequestHead, ResponseHead};
+use crate::forward::http::meter::Meter;
 use crate::forward::http::upload::Upload;
-use crate::forward::http::{BackendConn, Front};
+use crate::forward::http::{Back, BackendConn, Front, h2};
 use crate::outcome::{Cause, Sent};
 use crate::pool::Lease;
 use crate::sys::shortage::is_shortage;
@@ -39,7 +44,7 @@ pub struct Failed {
 #[derive(Debug)]
 pub struct Answered {
     pub answer: ResponseHead,
-    pub conn: Box<BackendConn>,
+    pub conn: Back,
     /// Interim answers that the client has not been given.
     pub interims: Option<Box<Vec<ResponseHead>>>,
     /// Dropped after the connection.
@@ -58,6 +63,8 @@ pub struct Attempt<'a> {
     pub upgrade: Option<&'a [u8]>,
     /// An answer that is cut short may be asked for again.
     pub repeatable: bool,
+    /// The request's body is read as data, not as HTTP/1 frames it.
+    pub data: bool,
 }
 
 impl Attempt<'_> {
@@ -95,7 +102,7 @@ impl Attempt<'_> {
                 }
                 // The backend closed it while it was idle: once more, on a fresh one.
                 Err(Failed { cause: Cause::Reset, sent })
-                    if reused && sent.allows_another(self.plan.ask.safe) => {}
+                    if reused && conn.was_lost() && sent.allows_another(self.plan.ask.safe) => {}
                 Err(failed) => return Err(failed),
             }
         }
@@ -112,8 +119,7 @@ impl Attempt<'_> {
                 Some(conn) => conn,
                 None => Box::pin(self.connect(lease, clocks)).await?,
             };
-            let mut request = Buffer::borrow(&worker.buffers);
-            head::pass_on(self.head, self.rules, None, lease.backend().addr, &mut request);
+            let request = self.request(lease, &mut conn)?;
             let to_head = self.head.method == Method::HEAD;
             clocks.step.set(self.plan.timeouts.response);
             let asked = exchange::ask_alone(
@@ -143,25 +149,51 @@ impl Attempt<'_> {
                         None => Ok(answered),
                     };
                 }
-                Err((Cause::Reset, _)) if reused => {}
+                Err((Cause::Reset, _)) if reused && conn.was_lost() => {}
                 Err((cause, wrote)) => return Err(Failed { cause, sent: sent(wrote) }),
             }
         }
     }
 
-    /// A connection that rests since an earlier request. A protocol is changed on a fresh one.
-    fn kept(&self, lease: &Lease) -> Option<Box<BackendConn>> {
+    /// A connection that rests since an earlier request, or one that is shared. A protocol is changed on a
+    /// fresh one.
+    fn kept(&self, lease: &Lease) -> Option<Back> {
         let worker = &self.client.worker;
-        let careful = !self.plan.ask.safe;
-        match self.upgrade {
-            Some(_) => None,
-            None => worker.idle.take(lease.backend().id, worker.wheel.now(), careful),
+        let (id, now, careful) = (lease.backend().id, worker.wheel.now(), !self.plan.ask.safe);
+        if self.upgrade.is_some() {
+            return None;
+        }
+        let alone = || worker.idle.take(id, now, careful).map(Back::H1);
+        let shared = || worker.shared_conns.take(id, now, careful).map(Back::H2);
+        match lease.picker().pool().config.protocol {
+            Protocol::Http1 => alone(),
+            Protocol::H2 | Protocol::H2c => shared(),
+            Protocol::Auto => shared().or_else(alone),
+        }
+    }
+
+    /// The request's head in the form of its backend's protocol: bytes to begin with, or set there.
+    fn request(&self, lease: &Lease, conn: &mut Back) -> Result<Option<Buffer>, Failed> {
+        let addr = lease.backend().addr;
+        match conn {
+            Back::H1(_) => {
+                let mut request = Buffer::borrow(&self.client.worker.buffers);
+                head::pass_on(self.head, self.rules, self.upgrade, addr, &mut request);
+                Ok(Some(request))
+            }
+            Back::H2(stream) => {
+                let request = head::pass_on_h2(self.head, self.rules, addr, Scheme::HTTP);
+                let refused = |cause| Failed { cause, sent: Sent::Nothing };
+                let bodiless = matches!(self.head.framing, Framing::None | Framing::Length(0));
+                stream.set_request(request.map_err(refused)?, bodiless);
+                Ok(None)
+            }
         }
     }
 
     /// The length of an answer that is to be held back until it is whole: it can be asked for again as
     /// long as nothing of it has gone to the client. `None` for one that is whole already.
-    fn holds(&self, answer: &ResponseHead, conn: &BackendConn) -> Option<usize> {
+    fn holds(&self, answer: &ResponseHead, conn: &Back) -> Option<usize> {
         let Framing::Length(length) = answer.framing else { return None };
         let length = usize::try_from(length).ok()?;
         let most = self.plan.picker.pool().config.retry.buffer_bytes;
@@ -205,39 +237,86 @@ impl Attempt<'_> {
         self.upgrade.is_some_and(|asked| head::switches_to(answer, asked))
     }
 
-    async fn connect(&self, lease: &Lease, clocks: &Clocks) -> Result<Box<BackendConn>, Failed> {
-        let refused = |cause| Failed { cause, sent: Sent::Nothing };
-        let worker = &self.client.worker;
-        let began = Instant::now();
-        let connecting = connect(lease.backend().addr);
+    /// A fresh connection; or room on a shared one that was made meanwhile.
+    async fn connect(&self, lease: &Lease, clocks: &Clocks) -> Result<Back, Failed> {
+        let connecting = async {
+            match lease.picker().pool().config.protocol {
+                Protocol::Http1 | Protocol::Auto => self.connect_alone(lease).await,
+                Protocol::H2 | Protocol::H2c => self.connect_shared(lease).await,
+            }
+        };
         let Clocks { step, overall } = clocks;
         let connecting = step.within(self.plan.timeouts.connect, connecting);
         let connected = match overall {
             Some(overall) => overall.bound(connecting).await.unwrap_or(Err(Elapsed)),
             None => connecting.await,
         };
-        let stream = match connected {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) if is_shortage(&error) => return Err(refused(Cause::Shortage)),
-            Ok(Err(_)) => return Err(refused(Cause::Connect)),
-            Err(Elapsed) if step.is_cut() => return Err(refused(Cause::Released)),
-            Err(Elapsed) => return Err(refused(Cause::ConnectTimeout)),
+        let connected = match connected {
+            Ok(connected) => connected,
+            Err(Elapsed) if step.is_cut() => Err(Cause::Released),
+            Err(Elapsed) => Err(Cause::ConnectTimeout),
         };
+        connected.map_err(|cause| Failed { cause, sent: Sent::Nothing })
+    }
+
+    async fn connect_alone(&self, lease: &Lease) -> Result<Back, Cause> {
+        let stream = self.socket(lease).await?;
+        let conn = BackendConn::new(stream, lease.shared_backend(), self.client.worker.id);
+        Ok(Back::H1(Box::new(conn)))
+    }
+
+    async fn connect_shared(&self, lease: &Lease) -> Result<Back, Cause> {
+        let (worker, id) = (&self.client.worker, lease.backend().id);
+        let keepalive = lease.picker().pool().config.keepalive;
+        if keepalive.max_idle == 0 {
+            return Ok(Back::H2(h2::backend::Stream::new(self.shared(lease).await?)));
+        }
+        let making = loop {
+            match worker.shared_conns.make(id) {
+                Some(making) => break making,
+                None => worker.shared_conns.made(id).await,
+            }
+            if let Some(stream) = worker.shared_conns.take(id, worker.wheel.now(), false) {
+                return Ok(Back::H2(stream));
+            }
+        };
+        Ok(Back::H2(making.done(self.shared(lease).await?)))
+    }
+
+    async fn shared(&self, lease: &Lease) -> Result<Rc<SharedConn>, Cause> {
+        let worker = &self.client.worker;
+        let stream = self.socket(lease).await?;
+        let meter = Meter::new(lease.shared_backend(), worker.id);
+        let keep = lease.picker().pool().config.keepalive.idle_timeout;
+        h2::shared::begin(stream, meter, &worker.wheel, keep).await
+    }
+
+    async fn socket(&self, lease: &Lease) -> Result<TcpStream, Cause> {
+        let began = Instant::now();
+        let connected = connect(lease.backend().addr).await;
+        let stream = connected.map_err(|error| match is_shortage(&error) {
+            true => Cause::Shortage,
+            false => Cause::Connect,
+        })?;
         let pool = lease.picker().pool();
-        pool.state.cells.of(worker.id).connect.observe(began.elapsed());
-        Ok(Box::new(BackendConn::new(stream, lease.shared_backend(), worker.id)))
+        pool.state.cells.of(self.client.worker.id).connect.observe(began.elapsed());
+        Ok(stream)
     }
 
     async fn ask(
         &self,
         lease: &Lease,
-        conn: &mut BackendConn,
+        conn: &mut Back,
         front: &mut Front<'_>,
         upload: &mut Upload,
     ) -> Result<ResponseHead, Failed> {
-        let mut request = Buffer::borrow(front.buffers());
-        head::pass_on(self.head, self.rules, self.upgrade, lease.backend().addr, &mut request);
-        upload.begin(request);
+        match (self.request(lease, conn)?, &*conn) {
+            (Some(bytes), _) => {
+                upload.begin(bytes, self.data && self.head.framing == Framing::Chunked)
+            }
+            (None, Back::H2(stream)) => upload.begin_stream(stream.has_body()),
+            (None, Back::H1(_)) => {} // it always begins with bytes
+        }
         let to_head = self.head.method == Method::HEAD;
         let edits = &self.plan.route.config.response_headers;
         let heads = &self.client.worker.heads;
@@ -245,7 +324,12 @@ impl Attempt<'_> {
             exchange::ask(front, conn, upload, self.clocks, heads, to_head, |interim, to| {
                 head::pass_back(interim, edits, "", to);
             });
-        asked.await.map_err(|cause| Failed { cause, sent: upload.sent() })
+        asked.await.map_err(|cause| {
+            if conn.is_unprocessed() {
+                upload.unprocessed();
+            }
+            Failed { cause, sent: upload.sent() }
+        })
     }
 }
 

@@ -21,7 +21,7 @@ use super::retry::Retries;
 use super::wait::Wait;
 use super::worker::Here;
 use super::{hedge, judge, relay};
-use crate::config::model::{ErrorPages, Timeouts};
+use crate::config::model::{ErrorPages, Pool, Protocol, Timeouts};
 use crate::forward::http::Front;
 use crate::forward::http::exchange::{self, Clocks, End};
 use crate::forward::http::h1::client::ClientConn;
@@ -211,10 +211,15 @@ async fn forward(
     let (client, head, picker) = (&record.client, &record.head, &plan.picker);
     let worker = &client.worker;
     let rules = rules(client, here, plan, head);
-    let upgrade = head::upgrade(head);
-    let retry = &picker.pool().config.retry;
+    let Pool { retry, protocol, .. } = &picker.pool().config;
+    let data = *protocol != Protocol::Http1;
+    if data {
+        front.want_data();
+    }
+    // HTTP/2 has no changes of protocol (RFC 9113 8.6); whoever asks for one gets his answer without.
+    let upgrade = head::upgrade(head).filter(|_| !data);
     let repeatable = plan.ask.safe && retry.on.truncated && retry.attempts > 1;
-    let attempt = Attempt { client, plan, clocks, head, rules: &rules, upgrade, repeatable };
+    let attempt = Attempt { client, plan, clocks, head, rules: &rules, upgrade, repeatable, data };
     let in_progress = picker.begin_request(worker.id);
     let cells = picker.pool().state.cells.of(worker.id);
     let mut retries = Retries::new(plan.ask.safe);

@@ -16,9 +16,9 @@ use super::hedge::Percentiles;
 use super::sessions::Sessions;
 use crate::config::model::{BindAddr, Name};
 use crate::forward::buffers::Buffers;
-use crate::forward::http::Idle;
 use crate::forward::http::date::Date;
 use crate::forward::http::head::Heads;
+use crate::forward::http::{Idle, h2};
 use crate::forward::splice::Pipes;
 use crate::lifecycle::status::Status;
 use crate::listen::Gate;
@@ -52,7 +52,9 @@ pub struct Worker {
     pub id: usize,
     pub shared: Shared,
     pub wheel: Rc<Wheel>,
+    /// Connections to backends at rest, and those that many requests share.
     pub idle: Idle,
+    pub shared_conns: h2::SharedConns,
     pub buffers: Buffers,
     pub heads: Heads,
     pub date: Date,
@@ -127,6 +129,7 @@ impl Worker {
             shared,
             wheel: Wheel::new(),
             idle: Idle::default(),
+            shared_conns: h2::SharedConns::default(),
             buffers: Buffers::default(),
             heads: Heads::default(),
             date: Date::default(),

@@ -20,14 +20,14 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 
-use super::front::{Line, Sink};
-use super::h1::chunked::is_trailer;
-use super::h1::client::Bounds;
-use super::h1::write;
-use super::head::{Framing, Heads, RequestHead, Version};
-use super::io::Counted;
+use super::backend::{map_of, store_of};
 use crate::forward::buffer::Buffer;
 use crate::forward::buffers::Buffers;
+use crate::forward::http::front::{Line, Sink};
+use crate::forward::http::h1::client::Bounds;
+use crate::forward::http::h1::write;
+use crate::forward::http::head::{Framing, Heads, RequestHead, Version};
+use crate::forward::http::io::Counted;
 use crate::forward::session::Session;
 use crate::listen::ClientStream;
 use crate::outcome::Cause;
@@ -44,6 +44,9 @@ pub struct Stream {
     /// Body bytes that may still come.
     left_allowed: u64,
     body_ended: bool,
+    /// The body is wanted as data alone; else what has no declared length is framed as HTTP/1.
+    as_data: bool,
+    trailers: Option<Store>,
     buffers: Buffers,
     slot: Rc<Slot>,
 }
@@ -72,13 +75,23 @@ impl Stream {
         self.body_ended = matches!(framing, Framing::None | Framing::Length(0));
     }
 
+    /// The body is read as data alone, from its first byte on.
+    pub fn want_data(&mut self) {
+        self.as_data = true;
+    }
+
+    /// The trailers of a body that was read as data, once it has ended.
+    pub fn trailers(&self) -> Option<Store> {
+        self.trailers.clone()
+    }
+
     pub fn is_body_ended(&self) -> bool {
         self.body_ended
     }
 
-    /// Frames as they come, made chunks where the length was not declared.
+    /// Frames as they come, made chunks where the length was not declared, unless data is wanted.
     pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Buffer>, Cause>> {
-        let chunked = self.framing == Framing::Chunked;
+        let chunked = self.framing == Framing::Chunked && !self.as_data;
         let mut piece = Buffer::borrow(&self.buffers);
         while !self.body_ended && piece.is_empty() {
             match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
@@ -109,17 +122,12 @@ impl Stream {
 
     fn end_body(&mut self, piece: &mut Buffer, trailers: Option<HeaderMap>) {
         self.body_ended = true;
-        if self.framing != Framing::Chunked {
-            return;
+        let trailers = trailers.map(|trailers| store_of(&trailers));
+        if self.as_data {
+            self.trailers = trailers;
+        } else if self.framing == Framing::Chunked {
+            write::last_chunk(piece, trailers.as_ref());
         }
-        let Some(trailers) = trailers else { return piece.extend(write::LAST_CHUNK) };
-        piece.extend(b"0\r\n");
-        for (name, value) in &trailers {
-            if is_trailer(name.as_str().as_bytes()) {
-                write::field(piece, name.as_str().as_bytes(), value.as_bytes());
-            }
-        }
-        piece.extend(b"\r\n");
     }
 
     pub fn begin(&mut self, line: &Line<'_>, fields: impl FnOnce(Sink<'_>)) {
@@ -151,14 +159,7 @@ impl Stream {
     }
 
     pub fn finish(&mut self, trailers: Option<Store>) {
-        self.slot.trailers.replace(trailers.map(|store| {
-            let fields = store.fields();
-            let pair = |field: crate::route::fields::Field<'_>| {
-                let name = HeaderName::from_bytes(field.name).ok()?;
-                Some((name, HeaderValue::from_bytes(field.value).ok()?))
-            };
-            fields.iter().filter_map(pair).collect()
-        }));
+        self.slot.trailers.replace(trailers.map(|trailers| map_of(&trailers)));
         self.slot.ended.set(true);
     }
 
@@ -329,6 +330,8 @@ pub async fn serve(
             framing: Framing::None,
             left_allowed: u64::MAX,
             body_ended: true,
+            as_data: false,
+            trailers: None,
             buffers: means.buffers.clone(),
             slot: slot.clone(),
         };
