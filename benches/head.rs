@@ -69,7 +69,16 @@ fn heads(c: &mut Criterion) {
             let mut to = Buffer::borrow(&buffers);
             let (target, client) = (asked.target(), Some(&client));
             let (edits, trusted, sticky) = (&edits, false, None);
-            let rules = Rules { target, rewrite: &rule, edits, client, trusted, sticky };
+            let rules = Rules {
+                target,
+                rewrite: &rule,
+                edits,
+                client,
+                secure: false,
+                peer: None,
+                trusted,
+                sticky,
+            };
             head::pass_on(black_box(&asked), &rules, None, backend, &mut to);
             to.len()
         });
@@ -82,7 +91,7 @@ fn heads(c: &mut Criterion) {
     group.bench_function("an answer is passed back", |b| {
         b.iter(|| {
             let mut to = Buffer::borrow(&buffers);
-            head::pass_back(black_box(&answer), &edits, "", &mut |name, value| {
+            head::pass_back(black_box(&answer), &edits, "", None, &mut |name, value| {
                 to.extend(name);
                 to.extend(value);
             });

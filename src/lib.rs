@@ -22,3 +22,4 @@ pub mod route;
 pub mod snapshot;
 pub mod sys;
 pub mod timer;
+pub mod tls;

@@ -30,6 +30,8 @@ pub enum Cause {
     TargetTooLong,
     /// The body is larger than `limits.request_body`.
     BodyTooLarge,
+    /// The client's TLS handshake failed, or took too long.
+    Handshake,
     /// The client was silent for `client_header` or `client_body`.
     ClientTimeout,
     /// The client went away before its answer was whole.
@@ -63,7 +65,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    pub const ALL: [Cause; 22] = [
+    pub const ALL: [Cause; 23] = [
         Cause::BadRequest,
         Cause::MethodNotAllowed,
         Cause::Denied,
@@ -71,6 +73,7 @@ impl Cause {
         Cause::HeadTooLarge,
         Cause::TargetTooLong,
         Cause::BodyTooLarge,
+        Cause::Handshake,
         Cause::ClientTimeout,
         Cause::ClientGone,
         Cause::NoneServing,
@@ -103,6 +106,7 @@ impl Cause {
             Cause::HeadTooLarge => "head_too_large",
             Cause::TargetTooLong => "target_too_long",
             Cause::BodyTooLarge => "body_too_large",
+            Cause::Handshake => "handshake",
             Cause::ClientTimeout => "client_timeout",
             Cause::ClientGone => "client_gone",
             Cause::NoneServing => "none_serving",
@@ -128,6 +132,7 @@ impl Cause {
             | Cause::HeadTooLarge
             | Cause::TargetTooLong
             | Cause::BodyTooLarge
+            | Cause::Handshake
             | Cause::ClientTimeout
             | Cause::ClientGone => Side::Client,
             Cause::Denied
@@ -159,8 +164,8 @@ impl Cause {
             Cause::TargetTooLong => StatusCode::URI_TOO_LONG,
             Cause::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Cause::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
-            // Nobody reads it; it keeps the mapping whole.
-            Cause::ClientGone => StatusCode::BAD_REQUEST,
+            // Nobody reads these; they keep the mapping whole.
+            Cause::Handshake | Cause::ClientGone => StatusCode::BAD_REQUEST,
             Cause::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Cause::NoneServing
             | Cause::Full
@@ -184,6 +189,7 @@ impl Cause {
             Cause::HeadTooLarge => "The request's head is too large.",
             Cause::TargetTooLong => "The request's target is too long.",
             Cause::BodyTooLarge => "The request's body is too large.",
+            Cause::Handshake => "The client's TLS handshake failed.",
             Cause::ClientTimeout => "The client took too long to send its request.",
             Cause::ClientGone => "The client went away.",
             Cause::NoneServing => "No backend can serve this request at the moment.",

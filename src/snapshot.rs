@@ -12,6 +12,7 @@ use crate::observe::cells::ListenerState;
 use crate::pool::Pool;
 use crate::route::rate::Limiter;
 use crate::route::{PoolId, Table};
+use crate::tls;
 
 /// The one place from which every thread takes the current snapshot.
 pub type Current = ArcSwap<Snapshot>;
@@ -34,6 +35,8 @@ pub struct Listener {
     pub work: Work,
     pub state: Arc<ListenerState>,
     pub rate_limit: Option<Arc<Limiter>>,
+    /// `None`: in clear.
+    pub tls: Option<Arc<tls::Server>>,
 }
 
 /// What is done with a listener's connections.

@@ -305,6 +305,7 @@ impl Scene {
         rows.count(&["request_body"], hits.request_body.load(Relaxed));
         rows.count(&["open_files"], hits.open_files.load(Relaxed));
         rows.count(&["rate_limit_keys"], hits.rate_limit_keys.load(Relaxed));
+        rows.count(&["handshakes"], hits.handshakes.load(Relaxed));
         rows.count(&["pipes"], hits.pipes.load(Relaxed));
     }
 

@@ -97,6 +97,7 @@ impl SceneBuilder {
             work: Work::Tcp(PoolId(0)),
             state: Arc::new(ListenerState::new(WORKERS)),
             rate_limit: None,
+            tls: None,
         };
         Snapshot {
             generation: 7,

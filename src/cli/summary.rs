@@ -197,6 +197,12 @@ fn action(action: &Action) -> String {
             shares.collect::<Vec<_>>().join(", ")
         }
         Action::Redirect { to, status } => format!("redirect {} {to}", status.as_u16()),
+        Action::RedirectHttps { status, port: 443 } => {
+            format!("redirect {} to https", status.as_u16())
+        }
+        Action::RedirectHttps { status, port } => {
+            format!("redirect {} to https, port {port}", status.as_u16())
+        }
         Action::Respond { status, body, .. } => {
             format!("answer {} with {} bytes", status.as_u16(), body.len())
         }

@@ -81,7 +81,14 @@ impl Answer {
     }
 
     /// Queues it for the client. `method` is `None` where the request could not be read.
-    pub fn queue(&self, front: &mut Front<'_>, method: Option<&Method>, close: bool, date: &str) {
+    pub fn queue(
+        &self,
+        front: &mut Front<'_>,
+        method: Option<&Method>,
+        close: bool,
+        date: &str,
+        hsts: Option<&str>,
+    ) {
         let length = self.body.len() as u64;
         let bare = self.status.is_informational()
             || self.status == StatusCode::NO_CONTENT
@@ -98,6 +105,9 @@ impl Answer {
                 to(name.as_str().as_bytes(), value.as_bytes());
             }
             to(b"date", date.as_bytes());
+            if let Some(hsts) = hsts {
+                to(super::head::HSTS.as_bytes(), hsts.as_bytes());
+            }
         });
         let mut whole = head.unwrap_or_else(|| Buffer::borrow(front.buffers()));
         if framing != Framing::None {

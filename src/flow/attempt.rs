@@ -228,7 +228,7 @@ impl Attempt<'_> {
         for head in interims.iter().flat_map(|all| all.iter()) {
             let (framing, told_length) = (Framing::None, None);
             let line = Line { status: head.status, reason: head.reason(), framing, told_length };
-            front.interim(&line, |to| self::head::pass_back(head, edits, "", to));
+            front.interim(&line, |to| self::head::pass_back(head, edits, "", None, to));
         }
     }
 
@@ -322,7 +322,7 @@ impl Attempt<'_> {
         let heads = &self.client.worker.heads;
         let asked =
             exchange::ask(front, conn, upload, self.clocks, heads, to_head, |interim, to| {
-                head::pass_back(interim, edits, "", to);
+                head::pass_back(interim, edits, "", None, to);
             });
         asked.await.map_err(|cause| {
             if conn.is_unprocessed() {

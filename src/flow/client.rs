@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use http::HeaderValue;
 
+use super::entrance::Secure;
 use super::sessions::Registered;
 use super::worker::{Here, Worker};
 use crate::config::model::Name;
@@ -21,6 +22,8 @@ pub struct Client {
     pub addr: ClientAddr,
     /// The client's address as a header's value.
     pub addr_value: Option<HeaderValue>,
+    /// `None`: it speaks in clear.
+    pub secure: Option<Box<Secure>>,
     here: RefCell<Here>,
     /// HTTP/2 has several at once.
     in_progress: Cell<usize>,
@@ -33,7 +36,7 @@ impl Client {
         worker: Rc<Worker>,
         session: Rc<Session>,
         here: Here,
-        addr: ClientAddr,
+        (addr, secure): (ClientAddr, Option<Box<Secure>>),
         permit: Permit,
     ) -> Rc<Client> {
         let name = here.listener().config.name.clone();
@@ -43,6 +46,7 @@ impl Client {
             addr_value: addr.ip().and_then(|ip| HeaderValue::try_from(ip.to_string()).ok()),
             here: RefCell::new(here),
             in_progress: Cell::new(0),
+            secure,
             worker,
             session,
             name,
@@ -60,6 +64,11 @@ impl Client {
             *here = now;
         }
         here.clone()
+    }
+
+    /// The value of Strict-Transport-Security for this client.
+    pub fn hsts(&self) -> Option<&str> {
+        self.secure.as_ref()?.hsts.as_deref()
     }
 
     pub fn is_trusted(&self, here: &Here) -> bool {

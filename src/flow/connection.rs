@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 
 use super::client::Client;
+use super::entrance::{self, Entered};
 use super::relay::Exchange;
 use super::request::{self, After, Upgrade};
 use super::worker::{Here, Worker};
@@ -35,15 +36,31 @@ pub fn serve(
     gone: bool,
     stream: ClientStream,
     addr: ClientAddr,
-    mut permit: Permit,
+    permit: Permit,
 ) {
+    if !entrance::is_barred(&here) {
+        return begin(worker, here, gone, Entered { stream, addr, secure: None }, permit);
+    }
+    tokio::task::spawn_local(async move {
+        if let Some(entered) = entrance::pass(&worker, &here, stream, addr).await {
+            // It may have gone in the meantime.
+            let gone = worker.here(&here.listener().config.name).is_none();
+            begin(worker, here, gone, entered, permit);
+        }
+    });
+}
+
+/// The connection has passed the entrance.
+fn begin(worker: Rc<Worker>, here: Here, gone: bool, entered: Entered, mut permit: Permit) {
+    let Entered { stream, addr, secure } = entered;
     let config = &here.view.snapshot.config;
     if !permit.admit(addr, config.limits.connections_per_client) {
         return;
     }
     let deadline = Deadline::new(&worker.wheel);
     let session = Rc::new(Session::new(deadline, here.listener().state.clone(), worker.id));
-    let client = Client::new(worker, session, here.clone(), addr, permit);
+    let h2 = secure.as_ref().is_some_and(|secure| secure.h2);
+    let client = Client::new(worker, session, here.clone(), (addr, secure), permit);
     if gone {
         client.session.leave();
     }
@@ -62,7 +79,10 @@ pub fn serve(
             client.session.rest(bounds.client_idle);
             let buffers = client.worker.buffers.clone();
             let conn = ClientConn::new(stream, client.session.clone(), buffers);
-            tokio::task::spawn_local(http(client, conn, bounds));
+            match h2 {
+                true => tokio::task::spawn_local(http2(client, conn, bounds)),
+                false => tokio::task::spawn_local(http(client, conn, bounds)),
+            };
         }
     }
 }
@@ -87,7 +107,7 @@ fn http(
         loop {
             let next = conn.next(&bounds, &client.worker.heads, first).await;
             first = false;
-            let told = match begin(&client, &mut conn, next) {
+            let told = match story(&client, &mut conn, next) {
                 Ok(story) => Ok(client.session.unless_cut(story).await),
                 Err(none) => Err(none),
             };
@@ -107,7 +127,7 @@ fn http(
                 Err(NoStory::Refused(cause)) => {
                     return Box::pin(request::refuse(&client, conn, cause)).await;
                 }
-                Err(NoStory::Ended) => return,
+                Err(NoStory::Ended) => return conn.part(),
             }
         }
     }
@@ -121,7 +141,7 @@ enum NoStory {
 }
 
 /// Begins the story of a request, if it is one.
-fn begin<'a>(
+fn story<'a>(
     client: &Rc<Client>,
     conn: &'a mut ClientConn,
     next: Result<Next, Stop>,
@@ -298,7 +318,7 @@ mod tests {
     fn connections_and_requests_stay_small() {
         let (idle, story) = (size(http), size_of_story(request::serve));
         assert!(idle <= 352, "an idle HTTP connection's task: {idle} bytes");
-        assert!(story <= 1744, "a request's story: {story} bytes");
+        assert!(story <= 1776, "a request's story: {story} bytes");
         assert!(size_of::<ClientConn>() <= 192, "{}", size_of::<ClientConn>());
     }
 }

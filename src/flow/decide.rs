@@ -168,9 +168,10 @@ fn respond(action: &model::Action) -> Answer {
             answer::fixed(*status, body.clone(), headers)
         }
         // `route` makes its actions from these very ones; the other kinds have their own arms.
-        model::Action::Pool(_) | model::Action::Split(_) | model::Action::Redirect { .. } => {
-            answer::error(Cause::NoRoute, [])
-        }
+        model::Action::Pool(_)
+        | model::Action::Split(_)
+        | model::Action::Redirect { .. }
+        | model::Action::RedirectHttps { .. } => answer::error(Cause::NoRoute, []),
     }
 }
 

@@ -20,6 +20,7 @@ use crate::pool::sticky::Cookies;
 use crate::route::fields::{Known, members};
 use crate::route::headers::{self, Connection, Forwarded};
 use crate::route::{self, target};
+use crate::tls::peer::Peer;
 
 /// What a request asks for, in the one form that is matched and passed on.
 #[derive(Debug)]
@@ -32,6 +33,9 @@ pub struct Asked<'a> {
     pub written: &'a str,
     pub query: Option<&'a str>,
 }
+
+/// For clients of a listener that wants it.
+pub const HSTS: &str = "strict-transport-security";
 
 /// Reads a request's head, or says why it is refused.
 pub fn read(head: &RequestHead) -> Result<Asked<'_>, Cause> {
@@ -113,6 +117,10 @@ pub struct Rules<'a> {
     pub rewrite: &'a Rewrite,
     pub edits: &'a HeaderEdits,
     pub client: Option<&'a HeaderValue>,
+    /// The client speaks TLS.
+    pub secure: bool,
+    /// Whom its verified certificate names, if backends are to be told.
+    pub peer: Option<&'a Peer>,
     pub trusted: bool,
     /// The cookie that is ours, and not the backend's to see.
     pub sticky: Option<&'a Cookies>,
@@ -201,8 +209,10 @@ fn named(head: &RequestHead) -> Option<&[u8]> {
 /// told that trailers are taken.
 fn fields(head: &RequestHead, rules: &Rules<'_>, mut to: impl FnMut(&[u8], &[u8])) -> bool {
     let (fields, named) = (head.fields(), named(head));
-    let forwarded =
-        Forwarded { client: rules.client, scheme: b"http", host: named, trusted: rules.trusted };
+    let scheme: &[u8] = if rules.secure { b"https" } else { b"http" };
+    let forwarded = Forwarded { client: rules.client, scheme, host: named, trusted: rules.trusted };
+    // A proxy before us may have seen the client's certificate; a client itself has nothing to say.
+    let keeps_claims = rules.trusted && rules.peer.is_none();
     let connection = Connection::of(fields);
     let expects = head.version == Version::Http11;
     let edited = !rules.edits.is_empty();
@@ -211,7 +221,8 @@ fn fields(head: &RequestHead, rules: &Rules<'_>, mut to: impl FnMut(&[u8], &[u8]
         let ours = field.known == Known::Host
             || (field.known == Known::Expect && !expects)
             || connection.ends_here(&field)
-            || forwarded.replaces(field.known);
+            || forwarded.replaces(field.known)
+            || (field.known == Known::ClientCert && !keeps_claims);
         if ours || is_replaced(field.name) {
             continue;
         }
@@ -229,15 +240,40 @@ fn fields(head: &RequestHead, rules: &Rules<'_>, mut to: impl FnMut(&[u8], &[u8]
             to(name, value);
         }
     });
+    if let Some(peer) = rules.peer {
+        tell_peer(peer, |name, value| {
+            if !is_replaced(name) {
+                to(name, value);
+            }
+        });
+    }
     for (name, value) in headers::additions(rules.edits) {
         to(name, value);
     }
     headers::takes_trailers(fields) && !is_replaced(b"te")
 }
 
+/// What a certificate does not say is left out.
+fn tell_peer(peer: &Peer, mut to: impl FnMut(&[u8], &[u8])) {
+    let told: [(&[u8], &str); 3] = [
+        (b"x-client-cert-subject", &peer.subject),
+        (b"x-client-cert-sans", &peer.sans),
+        (b"x-client-cert-fingerprint", &peer.fingerprint),
+    ];
+    for (name, value) in told.iter().filter(|(_, value)| !value.is_empty()) {
+        to(name, value.as_bytes());
+    }
+}
+
 /// Writes the fields of a backend's answer that the client gets; `date` is for one that has none
-/// (RFC 9110 6.6.1). Framing and Connection are whoever writes them to the client's.
-pub fn pass_back(head: &ResponseHead, edits: &HeaderEdits, date: &str, to: Sink<'_>) {
+/// (RFC 9110 6.6.1), and so is `hsts` (RFC 6797 6.1). Framing and Connection are whoever writes them to the client's.
+pub fn pass_back(
+    head: &ResponseHead,
+    edits: &HeaderEdits,
+    date: &str,
+    hsts: Option<&str>,
+    to: Sink<'_>,
+) {
     let fields = head.fields();
     let connection = Connection::of(fields);
     let edited = !edits.is_empty();
@@ -254,6 +290,12 @@ pub fn pass_back(head: &ResponseHead, edits: &HeaderEdits, date: &str, to: Sink<
     }
     if !dated && !is_replaced(b"date") {
         to(b"date", date.as_bytes());
+    }
+    if let Some(hsts) = hsts
+        && !head.status.is_informational()
+        && fields.all(HSTS).next().is_none()
+    {
+        to(HSTS.as_bytes(), hsts.as_bytes());
     }
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         to(b"connection", b"upgrade");

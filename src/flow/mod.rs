@@ -6,8 +6,9 @@
 //! writes down how it ended; `retry` says what may be tried again, `hedge` races two copies, `wait` stands
 //! in the pool's queue, `relay` is an answer that has begun, `reach` finds a stream its backend, `judge`
 //! is told of every attempt's end. `thread` is the data thread they run on, `arrivals` how connections come to
-//! it, `worker` what its tasks share, `engaged` what it has in progress with each backend, `sessions` its list of connections, `client` what the requests of
-//! one connection share.
+//! it, `entrance` what they pass before they are served, `worker` what its tasks share, `engaged` what it has
+//! in progress with each backend, `sessions` its list of connections, `client` what the requests of one
+//! connection share.
 
 pub mod answer;
 pub mod arrivals;
@@ -17,6 +18,7 @@ pub mod connection;
 mod cookies;
 pub mod decide;
 pub mod engaged;
+pub mod entrance;
 pub mod head;
 pub mod hedge;
 pub mod judge;

@@ -81,7 +81,7 @@ impl Exchange {
         let worker = &client.worker;
         let head = worker.date.with(worker.wheel.now(), |date| {
             let fields = |to: Sink<'_>| {
-                head::pass_back(&answer, edits, date, to);
+                head::pass_back(&answer, edits, date, client.hsts(), to);
                 cookies::issue(plan, &self.lease, &answer, to);
             };
             front.begin(&line, close, fields)

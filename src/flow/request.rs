@@ -128,7 +128,9 @@ async fn send(
     close: bool,
 ) -> Result<(), Cause> {
     let worker = &client.worker;
-    worker.date.with(worker.wheel.now(), |date| own.queue(front, method, close, date));
+    worker
+        .date
+        .with(worker.wheel.now(), |date| own.queue(front, method, close, date, client.hsts()));
     let idle = client.here().listener().config.timeouts.stream_idle;
     exchange::flush(front, step, idle).await
 }
@@ -312,6 +314,8 @@ fn rules<'a>(
         rewrite: &plan.route.config.rewrite,
         edits: &plan.route.config.request_headers,
         client: client.addr_value.as_ref(),
+        secure: client.secure.is_some(),
+        peer: client.secure.as_ref().and_then(|secure| secure.peer.as_ref()),
         trusted: client.is_trusted(here),
         sticky: plan.picker.pool().sticky.as_ref(),
     }

@@ -12,6 +12,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::arrivals::Arrival;
 use super::engaged::Engaged;
+use super::entrance::Handshakes;
 use super::hedge::Percentiles;
 use super::sessions::Sessions;
 use crate::config::model::{BindAddr, Name};
@@ -67,6 +68,7 @@ pub struct Worker {
     view: RefCell<Rc<View>>,
     pub sessions: Rc<Sessions>,
     pub engaged: Engaged,
+    pub handshakes: Handshakes,
 }
 
 /// A snapshot as this worker uses it.
@@ -141,6 +143,7 @@ impl Worker {
             view: RefCell::new(view),
             sessions: Rc::default(),
             engaged: Engaged::default(),
+            handshakes: Handshakes::default(),
         })
     }
 

@@ -215,7 +215,8 @@ impl Direction {
                 buffer.into_iter().for_each(|buffer| buffers.give_back(buffer));
             }
         }
-        Poll::Ready(Ok(()))
+        // A socket has nothing to flush; TLS may still hold what the socket would not take.
+        Pin::new(to).poll_flush(cx).map_err(|_| Broken::To)
     }
 
     /// In bulk, splices until a read is due.

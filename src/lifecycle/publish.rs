@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use crate::config::model::{self, Config, Mode, Name};
 use crate::observe::cells::ListenerState;
@@ -14,6 +15,8 @@ use crate::pool::{BackendAddr, BackendState, Member, Pool, PoolState};
 use crate::route::rate::Limiter;
 use crate::route::{PoolId, Table, UnknownPool};
 use crate::snapshot::{Current, Listener, Snapshot, Work};
+use crate::tls;
+use crate::tls::server::{Kept, ServerError};
 
 use super::resolve::Addresses;
 
@@ -23,8 +26,19 @@ pub struct Publisher {
     workers: usize,
     retired: Vec<Arc<Snapshot>>,
     listeners: Known<Name, ListenerState>,
+    /// Ticket secrets and what ACME brought, by listener.
+    tls: Known<Name, Kept>,
     pools: Known<Name, PoolState>,
     backends: Known<(Name, BackendAddr), BackendState>,
+}
+
+/// Why a configuration makes no snapshot.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error(transparent)]
+    Route(#[from] UnknownPool),
+    #[error("listener {0}: its TLS cannot be had: {1}")]
+    Tls(Name, ServerError),
 }
 
 /// States that some snapshot, old or new, still holds.
@@ -47,18 +61,18 @@ impl Publisher {
             workers,
             retired: Vec::new(),
             listeners: Known::new(),
+            tls: Known::new(),
             pools: Known::new(),
             backends: Known::new(),
         }
     }
 
-    /// The snapshot that `config` makes. Fails only where a route names a pool that does not exist,
-    /// which `config::validate` has ruled out.
+    /// The snapshot that `config` makes. Fails only for what `config::validate` has ruled out.
     pub fn build(
         &mut self,
         config: Config,
         addresses: &Addresses,
-    ) -> Result<Arc<Snapshot>, UnknownPool> {
+    ) -> Result<Arc<Snapshot>, BuildError> {
         let before = self.current.load_full();
         let pools: Box<[Arc<Pool>]> =
             config.pools.iter().map(|pool| self.pool(pool, addresses, &before)).collect();
@@ -87,15 +101,36 @@ impl Publisher {
                     ListenerState::new(workers)
                 });
                 let rate_limit = rate_limit(listener, old.map(|old| &**old));
-                Ok(Arc::new(Listener { config: listener.clone(), work, state, rate_limit }))
+                let tls = self.tls(listener, old.map(|old| &**old))?;
+                let config = listener.clone();
+                Ok(Arc::new(Listener { config, work, state, rate_limit, tls }))
             })
-            .collect::<Result<_, UnknownPool>>()?;
+            .collect::<Result<_, BuildError>>()?;
         Ok(Arc::new(Snapshot {
             generation: before.generation + 1,
             config: Arc::new(config),
             listeners,
             pools,
         }))
+    }
+
+    /// The one that there was, if it would be the same; else with the ticket secrets of before, so
+    /// that a renewed certificate ends no session.
+    fn tls(
+        &mut self,
+        now: &model::Listener,
+        old: Option<&Listener>,
+    ) -> Result<Option<Arc<tls::Server>>, BuildError> {
+        let Some(config) = &now.tls else { return Ok(None) };
+        let old = old.and_then(|old| old.tls.clone());
+        if let Some(same) = old.filter(|old| old.is_of(config)) {
+            return Ok(Some(same));
+        }
+        let kept = carry(&mut self.tls, now.name.clone(), || Kept::new(Instant::now()));
+        let wrong = |error| BuildError::Tls(now.name.clone(), error);
+        tls::Server::new(&now.name, config, kept)
+            .map(|server| Some(Arc::new(server)))
+            .map_err(wrong)
     }
 
     fn pool(
@@ -148,6 +183,7 @@ impl Publisher {
     pub fn drop_retired(&mut self) {
         self.retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
         self.listeners.retain(|_, state| state.strong_count() > 0);
+        self.tls.retain(|_, kept| kept.strong_count() > 0);
         self.pools.retain(|_, state| state.strong_count() > 0);
         self.backends.retain(|_, state| state.strong_count() > 0);
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::timeout;
 
-use super::publish::Publisher;
+use super::publish::{BuildError, Publisher};
 use super::resolve::{Addresses, ResolveError};
 use super::sockets::Sockets;
 use super::status::Status;
@@ -25,7 +25,6 @@ use crate::health::task::outlier::Outliers;
 use crate::health::task::standing::Standing;
 use crate::listen::{BindError, Gate};
 use crate::observe::log;
-use crate::route::UnknownPool;
 use crate::snapshot::Current;
 
 /// How long a reload waits at most for workers to let go the sockets that it removed.
@@ -62,7 +61,7 @@ pub enum ApplyError {
     #[error(transparent)]
     Bind(#[from] BindError),
     #[error(transparent)]
-    Route(#[from] UnknownPool),
+    Build(#[from] BuildError),
 }
 
 /// What a configuration is put in force with.

@@ -64,6 +64,8 @@ pub struct Limits {
     pub open_files: AtomicU64,
     /// A rate limit had no room left for another key, and forgot the one that owed least.
     pub rate_limit_keys: AtomicU64,
+    /// A TLS handshake was ended to make room for a newer one.
+    pub handshakes: AtomicU64,
     /// Bulk was copied for want of a pipe.
     pub pipes: AtomicU64,
 }
@@ -75,6 +77,10 @@ impl Limits {
 
     pub fn count_open_files(&self) {
         self.open_files.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn count_handshakes(&self) {
+        self.handshakes.fetch_add(1, Ordering::Relaxed);
     }
 
     pub fn count_rate_limit_keys(&self) {

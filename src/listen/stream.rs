@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::server::TlsStream;
 
 /// Where a client connects from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,12 +60,28 @@ impl Accepted {
 pub enum ClientStream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    /// Over one of the others.
+    Tls(Box<TlsStream<ClientStream>>),
 }
 
 impl ClientStream {
+    /// The TCP connection that it goes over.
+    pub fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            ClientStream::Tcp(stream) => Some(stream),
+            ClientStream::Unix(_) => None,
+            ClientStream::Tls(stream) => stream.get_ref().0.tcp(),
+        }
+    }
+
+    /// What was written may still lie here, and its end has to be told (RFC 8446 6.1).
+    pub fn is_tls(&self) -> bool {
+        matches!(self, ClientStream::Tls(_))
+    }
+
     /// When it is dropped the client gets a reset instead of an orderly end.
     pub fn reset_on_close(&self) {
-        if let ClientStream::Tcp(stream) = self {
+        if let Some(stream) = self.tcp() {
             // A socket that is already broken needs no reset.
             let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
         }
@@ -79,10 +96,11 @@ pub trait Socket {
 
 impl Socket for ClientStream {
     fn plain(&self) -> Option<Plain<'_>> {
-        Some(match self {
-            ClientStream::Tcp(stream) => Plain::Tcp(stream),
-            ClientStream::Unix(stream) => Plain::Unix(stream),
-        })
+        match self {
+            ClientStream::Tcp(stream) => Some(Plain::Tcp(stream)),
+            ClientStream::Unix(stream) => Some(Plain::Unix(stream)),
+            ClientStream::Tls(_) => None,
+        }
     }
 }
 
@@ -136,6 +154,7 @@ impl AsyncRead for ClientStream {
         match self.get_mut() {
             ClientStream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             ClientStream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            ClientStream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -149,17 +168,23 @@ impl AsyncWrite for ClientStream {
         match self.get_mut() {
             ClientStream::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             ClientStream::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+            ClientStream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(())) // sockets have nothing to flush
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            ClientStream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            // Sockets have nothing to flush.
+            ClientStream::Tcp(_) | ClientStream::Unix(_) => Poll::Ready(Ok(())),
+        }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             ClientStream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             ClientStream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            ClientStream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 
@@ -171,6 +196,7 @@ impl AsyncWrite for ClientStream {
         match self.get_mut() {
             ClientStream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             ClientStream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            ClientStream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 

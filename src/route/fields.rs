@@ -30,6 +30,8 @@ pub enum Known {
     /// Any other X-Forwarded-*; and all of them in the spelling X_Forwarded_*, as CGI and WSGI servers
     /// take an underscore for a hyphen.
     ForwardedOther,
+    /// X-Client-Cert-*, in either spelling: what only we say of a client's certificate.
+    ClientCert,
     Http2Settings,
     Other,
 }
@@ -55,6 +57,7 @@ impl Known {
             15 if is("x-forwarded-for") => Known::ForwardedFor,
             16 if is("x-forwarded-host") => Known::ForwardedHost,
             17 if is("x-forwarded-proto") => Known::ForwardedProto,
+            15.. if is_client_cert(name) => Known::ClientCert,
             12.. if is_claim(name) => Known::ForwardedOther,
             _ => Known::Other,
         }
@@ -62,8 +65,17 @@ impl Known {
 }
 
 fn is_claim(name: &[u8]) -> bool {
+    begins(name, b"x-forwarded-")
+}
+
+fn is_client_cert(name: &[u8]) -> bool {
+    begins(name, b"x-client-cert-")
+}
+
+/// In any case, and with underscores for hyphens.
+fn begins(name: &[u8], start: &[u8]) -> bool {
     let mut plain = name.iter().map(|byte| if *byte == b'_' { b'-' } else { *byte | 0x20 });
-    b"x-forwarded-".iter().all(|byte| plain.next() == Some(*byte))
+    start.iter().all(|byte| plain.next() == Some(*byte))
 }
 
 /// Where a field stands in its buffer. Offsets are those of the buffer's bytes.

@@ -57,7 +57,8 @@ impl<'a> Connection<'a> {
             | Known::ForwardedFor
             | Known::ForwardedProto
             | Known::ForwardedHost
-            | Known::ForwardedOther => false,
+            | Known::ForwardedOther
+            | Known::ClientCert => false,
             Known::Other => {
                 !self.nominated.is_empty()
                     && self.nominated.iter().any(|name| name.eq_ignore_ascii_case(field.name))

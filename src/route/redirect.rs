@@ -10,10 +10,16 @@ use super::target::push_escape;
 use super::{Facts, Route};
 use crate::config::model::{Action, PathPattern};
 
-/// `None` if the route does not redirect. A `*` at the end of `to` stands for what the path
+/// `None` if the route does not redirect, or to https a client that names no host. A `*` at the end of `to` stands for what the path
 /// pattern's own star matched; the query is kept unless `to` has one.
 pub fn location(route: &Route, facts: &Facts<'_>) -> Option<(StatusCode, HeaderValue)> {
-    let Action::Redirect { to, status } = &route.config.action else { return None };
+    let (to, status) = match &route.config.action {
+        Action::Redirect { to, status } => (to, status),
+        Action::RedirectHttps { status, port } => {
+            return Some((*status, to_https(facts, *port)?));
+        }
+        Action::Pool(_) | Action::Split(_) | Action::Respond { .. } => return None,
+    };
     // A query goes before the fragment (RFC 3986 3).
     let (to, fragment) = to.split_at(to.find('#').unwrap_or(to.len()));
     let mut out = String::with_capacity(to.len() + facts.path.len() + 16);
@@ -30,6 +36,27 @@ pub fn location(route: &Route, facts: &Facts<'_>) -> Option<(StatusCode, HeaderV
     push_visible(&mut out, fragment);
     // Visible ASCII alone is always a field value.
     Some((*status, HeaderValue::try_from(out).ok()?))
+}
+
+/// The same host, path and query by https; `None` where the client names no host.
+fn to_https(facts: &Facts<'_>, port: u16) -> Option<HeaderValue> {
+    if facts.host.is_empty() {
+        return None;
+    }
+    let mut out = String::with_capacity(facts.host.len() + facts.path.len() + 16);
+    out.push_str("https://");
+    push_visible(&mut out, facts.host);
+    if port != 443 {
+        out.push(':');
+        out.push_str(&port.to_string());
+    }
+    // `*` (of OPTIONS) is no path.
+    push_visible(&mut out, if facts.path.starts_with('/') { facts.path } else { "/" });
+    if let Some(query) = facts.query {
+        out.push('?');
+        push_visible(&mut out, query);
+    }
+    HeaderValue::try_from(out).ok()
 }
 
 /// What the star of the route's one path pattern stands for: empty, or it starts with a slash.

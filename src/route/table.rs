@@ -91,7 +91,7 @@ fn action(
             // The model's promise: at least one weight is above 0.
             Action::Split(Split::new(weights).expect("a split has a weight above 0"))
         }
-        model::Action::Redirect { .. } => Action::Redirect,
+        model::Action::Redirect { .. } | model::Action::RedirectHttps { .. } => Action::Redirect,
         model::Action::Respond { .. } => Action::Respond,
     })
 }

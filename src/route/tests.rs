@@ -290,6 +290,25 @@ fn redirects_say_where_to() {
     assert!(redirect::location(&table.routes()[0], &request.facts()).is_none());
 }
 
+#[test]
+fn redirects_to_https_keep_what_was_asked_for() {
+    let location = |port, host: &str, path: &str, query: Option<&str>| {
+        let status = StatusCode::PERMANENT_REDIRECT;
+        let to = route(Match::default(), model::Action::RedirectHttps { status, port });
+        let query = query.map(str::to_owned);
+        let request = Request { query, ..Request::get(host, path) };
+        let table = table(&[to]);
+        let (told, found) = redirect::location(&table.routes()[0], &request.facts())?;
+        assert_eq!(told, status);
+        Some(found.to_str().unwrap().to_owned())
+    };
+    let some = |text: &str| Some(text.to_owned());
+    assert_eq!(location(443, "a.example", "/x/y", Some("q=1")), some("https://a.example/x/y?q=1"));
+    assert_eq!(location(8443, "a.example", "/", None), some("https://a.example:8443/"));
+    assert_eq!(location(443, "[::1]", "*", None), some("https://[::1]/"));
+    assert_eq!(location(443, "", "/", None), None, "nobody knows where that would be");
+}
+
 /// The index finds what walking the list finds.
 #[test]
 fn the_index_agrees_with_the_plain_matcher() {

@@ -164,7 +164,7 @@ static ROUTE: Keys = Keys {
         ("match", Map(&MATCH)),
         ("pool", Text),
         ("split", Pairs),
-        ("redirect", Map(&REDIRECT)),
+        ("redirect", TextOr(&REDIRECT)),
         ("respond", Map(&RESPOND)),
         ("allow", Texts),
         ("deny", Texts),
@@ -218,7 +218,7 @@ static MATCH: Keys = Keys {
 
 static REDIRECT: Keys = Keys {
     place: "redirect",
-    known: &[("to", Text), ("status", Text)],
+    known: &[("to", Text), ("status", Text), ("port", Text)],
     later: &[],
     advice: &[("url", "call it `to`"), ("code", "call it `status`")],
 };

@@ -246,6 +246,15 @@ pub enum HostPattern {
     Wildcard(String),
 }
 
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HostPattern::Exact(host) => f.write_str(host),
+            HostPattern::Wildcard(suffix) => write!(f, "*{suffix}"),
+        }
+    }
+}
+
 /// A path as `route` normalises it (RFC 3986 6.2.2).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum PathPattern {
@@ -281,6 +290,11 @@ pub enum Action {
     Redirect {
         to: String,
         status: StatusCode,
+    },
+    /// To the same host, path and query, by https. Port 443 need not be told.
+    RedirectHttps {
+        status: StatusCode,
+        port: u16,
     },
     Respond {
         status: StatusCode,

@@ -47,7 +47,7 @@ pub enum Alpn {
 }
 
 /// A certificate with its chain and its key, which belong together.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Certificate {
     pub cert: PathBuf,
     pub key: PathBuf,
@@ -56,6 +56,22 @@ pub struct Certificate {
     pub names: Vec<HostPattern>,
     pub not_before: SystemTime,
     pub not_after: SystemTime,
+}
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} for {:?}", self.cert.display(), self.names)
+    }
+}
+
+impl Certificate {
+    /// What it is called in metrics and logs: its first name, or what its file is called.
+    pub fn label(&self) -> String {
+        match self.names.first() {
+            Some(name) => name.to_string(),
+            None => self.cert.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+        }
+    }
 }
 
 impl PartialEq for Certificate {

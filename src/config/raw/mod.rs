@@ -124,11 +124,19 @@ pub struct Match {
     pub client: Option<Texts>,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub enum Redirect {
+    Word(String),
+    Parts(RedirectParts),
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Redirect {
+pub struct RedirectParts {
     pub to: Text,
     pub status: Text,
+    pub port: Text,
 }
 
 #[derive(Debug, Default, Deserialize)]

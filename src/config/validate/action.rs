@@ -6,7 +6,7 @@ use http::{HeaderMap, StatusCode};
 use super::cx::{Cx, Reference};
 use super::edits::hop_by_hop;
 use super::http_words::{final_status, header_name, header_value};
-use super::words::{name, weight, word};
+use super::words::{name, weight, whole, word};
 use crate::config::model::{Action, Match, Name, PathPattern};
 use crate::config::path::Path;
 use crate::config::raw;
@@ -19,6 +19,11 @@ const REDIRECTS: [(&str, StatusCode); 5] = [
     ("307", StatusCode::TEMPORARY_REDIRECT),
     ("308", StatusCode::PERMANENT_REDIRECT),
 ];
+
+/// For good, and with the method it had: whoever asks for it has https.
+const TO_HTTPS: StatusCode = StatusCode::PERMANENT_REDIRECT;
+
+const HTTPS: u16 = 443;
 
 #[derive(Debug, Default)]
 pub struct Choices {
@@ -79,9 +84,29 @@ fn split(cx: &mut Cx<'_>, at: &Path, pairs: raw::Pairs<String>) -> Option<Action
     (!shares.is_empty()).then_some(Action::Split(shares))
 }
 
+/// `redirect: https`, or where to in full.
 fn redirect(cx: &mut Cx<'_>, at: &Path, matches: &Match, raw: raw::Redirect) -> Option<Action> {
+    let raw = match raw {
+        raw::Redirect::Word(text) => {
+            return cx.text(at, Some(&text), |text| match text {
+                "https" => Ok(Action::RedirectHttps { status: TO_HTTPS, port: HTTPS }),
+                _ => Err(Wrong::new("not a place to send a client to", "https, or {to: ...}")
+                    .help("for example: redirect: {to: https://example.com/new}")),
+            });
+        }
+        raw::Redirect::Parts(parts) => parts,
+    };
     cx.missing(at, "to", "to: https://example.com/new");
     let status = cx.text(&at.key("status"), raw.status.as_ref(), |text| word(text, &REDIRECTS));
+    let port = cx.text(&at.key("port"), raw.port.as_ref(), |text| whole(text, 1..=65_535));
+    if raw.to.as_deref() == Some("https") {
+        let status = status.unwrap_or(TO_HTTPS);
+        return Some(Action::RedirectHttps { status, port: port.map_or(HTTPS, |n| n as u16) });
+    }
+    if let Some(port) = &raw.port {
+        let wrong = Wrong::plain("only `to: https` has a port of its own");
+        cx.error(&at.key("port"), Some(port), wrong.help("write it into `to`"));
+    }
     let to = cx.text(&at.key("to"), raw.to.as_ref(), |text| target(text, matches))?;
     Some(Action::Redirect { to, status: status.unwrap_or(StatusCode::FOUND) })
 }
@@ -89,7 +114,7 @@ fn redirect(cx: &mut Cx<'_>, at: &Path, matches: &Match, raw: raw::Redirect) -> 
 /// Where a redirect goes to: absolute, or a path on the same host.
 fn target(text: &str, matches: &Match) -> Result<String, Wrong> {
     const ALLOWED: &str =
-        "http://..., https://... or /PATH; a * at the end for the rest of the path";
+        "https, http://..., https://... or /PATH; a * at the end for the rest of the path";
     let wrong = |message: &str| Wrong::new(message, ALLOWED);
     let schemes = ["http://", "https://"];
     let rest = schemes.iter().find_map(|scheme| text.strip_prefix(scheme));

@@ -86,7 +86,9 @@ fn uses(config: &Config) -> HashMap<&Name, Vec<Use>> {
                         Action::Split(shares) => {
                             shares.iter().for_each(|(pool, _)| add(pool, own()));
                         }
-                        Action::Redirect { .. } | Action::Respond { .. } => {}
+                        Action::Redirect { .. }
+                        | Action::RedirectHttps { .. }
+                        | Action::Respond { .. } => {}
                     }
                 }
             }

@@ -30,7 +30,11 @@ pub fn route(cx: &mut Cx<'_>, at: &Path, raw: raw::Route) -> Option<Route> {
     let rate_limit =
         raw.rate_limit.and_then(|raw| rate_limit::rate_limit(cx, &at.key("rate_limit"), raw));
     let action = action?;
-    if matches!(action, Action::Redirect { .. } | Action::Respond { .. }) {
+    let own = matches!(
+        action,
+        Action::Redirect { .. } | Action::RedirectHttps { .. } | Action::Respond { .. }
+    );
+    if own {
         no_effect(cx, at, &request, &rewrite);
     }
     Some(Route {

@@ -5,12 +5,13 @@
 
 use std::future::poll_fn;
 use std::mem::MaybeUninit;
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::body::{Body, Broken, Form};
 use super::parse::{self, Limits};
@@ -216,13 +217,17 @@ impl ClientConn {
                 self.output = None;
             }
         }
+        if self.stream.is_tls() {
+            let flushed = ready!(Pin::new(&mut self.stream).poll_flush(cx));
+            flushed.map_err(|_| Cause::ClientGone)?;
+        }
         Poll::Ready(Ok(()))
     }
 
     /// Ready when a client that sends nothing more has reset its connection. Only having shut its side
     /// (FIN) is no leaving: it may wait for its answer.
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let ClientStream::Tcp(stream) = &self.stream else { return Poll::Pending };
+        let Some(stream) = self.stream.tcp() else { return Poll::Pending };
         if self.unseen || self.input.is_some() || !self.body.is_ended() {
             return Poll::Pending;
         }
@@ -269,15 +274,24 @@ impl ClientConn {
 
     /// Whether the kernel has something of the client's that nobody has read.
     fn has_unread(&self) -> bool {
-        let ClientStream::Tcp(stream) = &self.stream else { return false };
+        let Some(stream) = self.stream.tcp() else { return false };
         let mut byte = [MaybeUninit::uninit()];
         SockRef::from(stream).peek(&mut byte).is_ok_and(|n| n > 0)
     }
 
     /// Whether dropping it closes it in good order: all was written, and nothing of the client's lies
-    /// unread.
+    /// unread. (TLS has an end of its own to tell.)
     pub fn is_clean(&self) -> bool {
-        self.output.is_none() && self.input.is_none() && !self.has_unread()
+        let done = self.output.is_none() && self.input.is_none() && !self.stream.is_tls();
+        done && !self.has_unread()
+    }
+
+    /// Closes between two requests; a TLS client is told that this is the end, if it can be told at once.
+    pub fn part(mut self) {
+        if self.stream.is_tls() {
+            let mut nobody = Context::from_waker(Waker::noop());
+            let _ = Pin::new(&mut self.stream).poll_shutdown(&mut nobody);
+        }
     }
 
     /// Writes what is queued and closes in order: our side first, then what the client is still sending
@@ -288,11 +302,14 @@ impl ClientConn {
         let lingering = async {
             let flushed = poll_fn(|cx| self.poll_flush(cx)).await.is_ok();
             let unread = unread || self.input.take().is_some() || self.has_unread();
-            if !flushed || !unread {
+            if !flushed || !(unread || self.stream.is_tls()) {
                 return;
             }
             // An error tells of the client's end, as the reading below does.
             let _ = self.stream.shutdown().await;
+            if !unread {
+                return;
+            }
             let mut left = LINGER_BYTES;
             let mut buffer = Buffer::borrow(&self.buffers);
             while left > 0 {

@@ -1,0 +1,341 @@
+//! Reads certificates, keys, authorities, revocation lists and ticket keys from files, and proves them.
+//!
+//! What comes out can be served. Every file is bounded and has to be a regular one: a pipe or a device
+//! would make a load wait without end. Keys appear in no error and in no `Debug`.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use base64::Engine;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use bytes::Bytes;
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::FromDer;
+use x509_parser::revocation_list::CertificateRevocationList;
+
+use crate::config::model::{Bundle, Certificate, HostPattern, TicketKeys};
+
+/// A chain, or a key.
+const LARGEST: u64 = 1024 * 1024;
+/// Authorities, or a revocation list: those of a large authority hold hundreds of thousands.
+const LARGEST_BUNDLE: u64 = 64 * 1024 * 1024;
+const LARGEST_TICKET_KEYS: u64 = 4096;
+
+/// HKDF makes nothing of less (RFC 5869 3.3).
+const SECRET_BYTES: usize = 32;
+
+/// Why a file, or a pair of them, cannot be served. `Display` names the file; [`help`](Self::help) says
+/// what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    #[error("cannot read {}: {source}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{} holds no certificate in PEM", .0.display())]
+    NoCertificate(PathBuf),
+    #[error("{} holds no private key in PEM", .0.display())]
+    NoKey(PathBuf),
+    #[error("the key in {} is encrypted: nobody is there to type its password", .0.display())]
+    Encrypted(PathBuf),
+    #[error("{} holds a certificate that cannot be read: {what}", path.display())]
+    Certificate { path: PathBuf, what: String },
+    #[error("the key in {} cannot be used: {what}", path.display())]
+    Key { path: PathBuf, what: String },
+    #[error("the key in {} does not belong to the certificate in {}", key.display(), cert.display())]
+    Mismatch { cert: PathBuf, key: PathBuf, further_down: bool },
+    #[error("{} holds no revocation list in PEM", .0.display())]
+    NoList(PathBuf),
+    #[error("{} holds a revocation list that cannot be read", .0.display())]
+    List(PathBuf),
+    #[error("{}, line {line}, {what}", path.display())]
+    TicketKey { path: PathBuf, line: usize, what: String },
+    #[error("{} holds no key", .0.display())]
+    NoTicketKey(PathBuf),
+}
+
+impl CertificateError {
+    pub fn help(&self) -> String {
+        match self {
+            CertificateError::Read { .. } => {
+                "a file that this process may read, relative to the configuration file".to_owned()
+            }
+            CertificateError::NoCertificate(_) => {
+                "the server's certificate, then the intermediate ones, each from -----BEGIN \
+                 CERTIFICATE----- on"
+                    .to_owned()
+            }
+            CertificateError::NoKey(_) => {
+                "a file with -----BEGIN PRIVATE KEY-----, RSA PRIVATE KEY or EC PRIVATE KEY"
+                    .to_owned()
+            }
+            CertificateError::Encrypted(path) => {
+                let path = path.display();
+                format!("openssl pkey -in {path} -out PLAIN.key, and guard that file by chmod 600")
+            }
+            CertificateError::Certificate { .. } => {
+                "openssl x509 -noout -text -in FILE shows what is in it".to_owned()
+            }
+            CertificateError::Key { .. } => {
+                "RSA of 2048 to 8192 bits, ECDSA P-256, P-384 or P-521, or Ed25519".to_owned()
+            }
+            CertificateError::Mismatch { further_down: true, .. } => {
+                "it belongs to a certificate further down in the file: that one must be the first"
+                    .to_owned()
+            }
+            CertificateError::Mismatch { cert, key, .. } => format!(
+                "these two must print the same: openssl x509 -pubkey -noout -in {}; openssl pkey \
+                 -pubout -in {}",
+                cert.display(),
+                key.display()
+            ),
+            CertificateError::NoList(_) | CertificateError::List(_) => {
+                "a list from -----BEGIN X509 CRL----- on; openssl crl -inform DER makes it from \
+                 others"
+                    .to_owned()
+            }
+            CertificateError::TicketKey { .. } | CertificateError::NoTicketKey(_) => {
+                "a line for each key, of at least 32 random bytes in base64, the newest first; \
+                 make one with: head -c 32 /dev/urandom | base64"
+                    .to_owned()
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Pair {
+    pub certificate: Certificate,
+    /// Not only the owner and the group may read the key.
+    pub exposed: bool,
+}
+
+/// A certificate with its chain, and the key to it.
+pub fn pair(cert: &Path, key: &Path) -> Result<Pair, CertificateError> {
+    let chain = certificates(cert, LARGEST)?;
+    let (signing, exposed) = private_key(key)?;
+    let wrong = |what: String| CertificateError::Certificate { path: cert.to_owned(), what };
+    // Each one: a client would choke on a chain of which a later part is broken.
+    let parsed = chain.iter().map(parse).collect::<Result<Vec<_>, _>>().map_err(wrong)?;
+    let leaf = parsed.first().ok_or_else(|| CertificateError::NoCertificate(cert.to_owned()))?;
+    let (names, not_before, not_after) = facts(leaf);
+    let spki = signing.public_key();
+    let fits = |certificate: &X509Certificate<'_>| {
+        spki.as_ref().is_some_and(|spki| spki.as_ref() == certificate.public_key().raw)
+    };
+    if !fits(leaf) {
+        let further_down = parsed.iter().skip(1).any(fits);
+        let (cert, key) = (cert.to_owned(), key.to_owned());
+        return Err(CertificateError::Mismatch { cert, key, further_down });
+    }
+    let certified = CertifiedKey::new(chain, signing);
+    // What rustls would find out at the first handshake.
+    certified.keys_match().map_err(|error| wrong(error.to_string()))?;
+    let certificate = Certificate {
+        cert: cert.to_owned(),
+        key: key.to_owned(),
+        certified: Arc::new(certified),
+        names,
+        not_before,
+        not_after,
+    };
+    Ok(Pair { certificate, exposed })
+}
+
+/// The pairs of a folder, NAME.pem and NAME.key, by name; a file without its other half is none.
+pub fn folder(folder: &Path) -> Result<Vec<(PathBuf, PathBuf)>, CertificateError> {
+    let wrong = |source| CertificateError::Read { path: folder.to_owned(), source };
+    let mut pairs = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(wrong)? {
+        let cert = entry.map_err(wrong)?.path();
+        if cert.extension().is_some_and(|extension| extension == "pem") {
+            let key = cert.with_extension("key");
+            if key.exists() {
+                pairs.push((cert, key));
+            }
+        }
+    }
+    pairs.sort();
+    Ok(pairs)
+}
+
+/// Authorities, for a list of those whom to trust.
+pub fn authorities(path: &Path) -> Result<Bundle, CertificateError> {
+    let wrong = |what: String| CertificateError::Certificate { path: path.to_owned(), what };
+    let certificates = certificates(path, LARGEST_BUNDLE)?;
+    let mut store = RootCertStore::empty();
+    for certificate in &certificates {
+        parse(certificate).map_err(wrong)?;
+        store.add(certificate.clone()).map_err(|error| wrong(error.to_string()))?;
+    }
+    let der = certificates.iter().map(|der| Bytes::copy_from_slice(der)).collect();
+    Ok(Bundle { path: path.to_owned(), der })
+}
+
+#[derive(Debug)]
+pub struct Revocations {
+    pub bundle: Bundle,
+    /// The first moment at which one of the lists should have been replaced by a newer one.
+    pub next_update: Option<SystemTime>,
+}
+
+/// Lists of revoked certificates.
+pub fn revocations(path: &Path) -> Result<Revocations, CertificateError> {
+    let (bytes, _) = read(path, LARGEST_BUNDLE)?;
+    let mut lists = Vec::new();
+    let mut next_update: Option<SystemTime> = None;
+    for list in CertificateRevocationListDer::pem_slice_iter(&bytes) {
+        let list = list.map_err(|_| CertificateError::List(path.to_owned()))?;
+        let (_, parsed) = CertificateRevocationList::from_der(&list)
+            .map_err(|_| CertificateError::List(path.to_owned()))?;
+        let next = parsed.next_update().map(|time| at(time.timestamp()));
+        next_update = [next_update, next].into_iter().flatten().min();
+        lists.push(Bytes::copy_from_slice(&list));
+    }
+    if lists.is_empty() {
+        return Err(CertificateError::NoList(path.to_owned()));
+    }
+    Ok(Revocations { bundle: Bundle { path: path.to_owned(), der: lists.into() }, next_update })
+}
+
+/// One secret a line, in base64; empty lines and those that begin with `#` are passed over. True if
+/// others than the owner and the group may read the file.
+pub fn ticket_keys(path: &Path) -> Result<(TicketKeys, bool), CertificateError> {
+    let lenient =
+        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    let base64 = GeneralPurpose::new(&alphabet::STANDARD, lenient);
+    let (bytes, exposed) = read(path, LARGEST_TICKET_KEYS)?;
+    let mut secrets = Vec::new();
+    for (number, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
+        let line = line.trim_ascii();
+        if line.is_empty() || line.starts_with(b"#") {
+            continue;
+        }
+        let wrong = |what: String| {
+            let path = path.to_owned();
+            CertificateError::TicketKey { path, line: number + 1, what }
+        };
+        let secret = base64.decode(line).map_err(|_| wrong("is no base64".to_owned()))?;
+        if secret.len() < SECRET_BYTES {
+            return Err(wrong(format!("is a key of {} bytes: too short", secret.len())));
+        }
+        secrets.push(Bytes::from(secret));
+    }
+    if secrets.is_empty() {
+        return Err(CertificateError::NoTicketKey(path.to_owned()));
+    }
+    Ok((TicketKeys { path: path.to_owned(), secrets: secrets.into() }, exposed))
+}
+
+fn certificates(
+    path: &Path,
+    largest: u64,
+) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
+    let (bytes, _) = read(path, largest)?;
+    let chain =
+        CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>().map_err(|error| {
+            CertificateError::Certificate { path: path.to_owned(), what: error.to_string() }
+        })?;
+    if chain.is_empty() {
+        return Err(CertificateError::NoCertificate(path.to_owned()));
+    }
+    Ok(chain)
+}
+
+type SigningKey = Arc<dyn rustls::sign::SigningKey>;
+
+fn private_key(path: &Path) -> Result<(SigningKey, bool), CertificateError> {
+    let (bytes, exposed) = read(path, LARGEST)?;
+    let encrypted = [&b"ENCRYPTED PRIVATE KEY-----"[..], b"Proc-Type: 4,ENCRYPTED"];
+    if encrypted.iter().any(|mark| memchr::memmem::find(&bytes, mark).is_some()) {
+        return Err(CertificateError::Encrypted(path.to_owned()));
+    }
+    let key = PrivateKeyDer::from_pem_slice(&bytes)
+        .map_err(|_| CertificateError::NoKey(path.to_owned()))?;
+    let signing = super::provider().key_provider.load_private_key(key).map_err(|error| {
+        // What rustls says of it begins with `unexpected error: ` or the like; keys are never in it.
+        CertificateError::Key { path: path.to_owned(), what: error.to_string() }
+    })?;
+    Ok((signing, exposed))
+}
+
+fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, String> {
+    match X509Certificate::from_der(der) {
+        Ok((_, parsed)) => Ok(parsed),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// The DNS names (RFC 9525 6.3: the common name is none), and the time in which it is good.
+fn facts(leaf: &X509Certificate<'_>) -> (Vec<HostPattern>, SystemTime, SystemTime) {
+    let mut names = Vec::new();
+    if let Ok(Some(extension)) = leaf.subject_alternative_name() {
+        for name in &extension.value.general_names {
+            if let GeneralName::DNSName(name) = name
+                && let Some(name) = dns_name(name)
+                && !names.contains(&name)
+            {
+                names.push(name);
+            }
+        }
+    }
+    let validity = leaf.validity();
+    (names, at(validity.not_before.timestamp()), at(validity.not_after.timestamp()))
+}
+
+/// A star stands for the whole first label or for nothing (RFC 9525 6.3).
+fn dns_name(name: &str) -> Option<HostPattern> {
+    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    let ok = |host: &str| {
+        let label = |label: &str| {
+            !label.is_empty()
+                && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+        };
+        host.split('.').all(label)
+    };
+    match name.strip_prefix('*') {
+        Some(suffix) => {
+            let rest = suffix.strip_prefix('.')?;
+            ok(rest).then(|| HostPattern::Wildcard(suffix.to_owned()))
+        }
+        None => ok(&name).then_some(HostPattern::Exact(name)),
+    }
+}
+
+/// What stands before 1970 was over then, too.
+fn at(seconds: i64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+}
+
+/// The bytes, and whether all the world may read them.
+fn read(path: &Path, largest: u64) -> Result<(Vec<u8>, bool), CertificateError> {
+    let inner = || {
+        let metadata = std::fs::metadata(path)?;
+        if !metadata.is_file() {
+            return Err(io::Error::other("it is not a file"));
+        }
+        let mut bytes = Vec::new();
+        File::open(path)?.take(largest + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > largest {
+            let limit = size(largest);
+            return Err(io::Error::other(format!("it is larger than {limit}")));
+        }
+        Ok((bytes, metadata.permissions().mode() & 0o004 != 0))
+    };
+    inner().map_err(|source| CertificateError::Read { path: path.to_owned(), source })
+}
+
+fn size(bytes: u64) -> String {
+    match bytes / (1024 * 1024) {
+        0 => format!("{} KiB", bytes / 1024),
+        mib => format!("{mib} MiB"),
+    }
+}
