@@ -50,6 +50,8 @@ pub enum Cause {
     Connect,
     /// `timeouts.connect` passed.
     ConnectTimeout,
+    /// The TLS handshake with the backend failed, or took too long: nothing was sent.
+    Tls,
     /// The backend closed or reset before the head of its answer.
     Reset,
     /// The backend's answer is not HTTP.
@@ -65,7 +67,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    pub const ALL: [Cause; 23] = [
+    pub const ALL: [Cause; 24] = [
         Cause::BadRequest,
         Cause::MethodNotAllowed,
         Cause::Denied,
@@ -83,6 +85,7 @@ impl Cause {
         Cause::Shortage,
         Cause::Connect,
         Cause::ConnectTimeout,
+        Cause::Tls,
         Cause::Reset,
         Cause::Garbage,
         Cause::Timeout,
@@ -116,6 +119,7 @@ impl Cause {
             Cause::Shortage => "shortage",
             Cause::Connect => "connect",
             Cause::ConnectTimeout => "connect_timeout",
+            Cause::Tls => "tls",
             Cause::Reset => "reset",
             Cause::Garbage => "garbage",
             Cause::Timeout => "timeout",
@@ -146,6 +150,7 @@ impl Cause {
             | Cause::Shutdown => Side::Proxy,
             Cause::Connect
             | Cause::ConnectTimeout
+            | Cause::Tls
             | Cause::Reset
             | Cause::Garbage
             | Cause::Timeout
@@ -172,9 +177,12 @@ impl Cause {
             | Cause::QueueTimeout
             | Cause::Shortage
             | Cause::Shutdown => StatusCode::SERVICE_UNAVAILABLE,
-            Cause::Connect | Cause::Reset | Cause::Garbage | Cause::Truncated | Cause::Released => {
-                StatusCode::BAD_GATEWAY
-            }
+            Cause::Connect
+            | Cause::Tls
+            | Cause::Reset
+            | Cause::Garbage
+            | Cause::Truncated
+            | Cause::Released => StatusCode::BAD_GATEWAY,
             Cause::ConnectTimeout | Cause::Timeout => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -199,6 +207,7 @@ impl Cause {
             Cause::Shortage => "The load balancer is out of connections.",
             Cause::Connect => "No connection to a backend could be made.",
             Cause::ConnectTimeout => "The backend did not accept a connection in time.",
+            Cause::Tls => "No secure connection to a backend could be made.",
             Cause::Reset => "The backend closed the connection before it answered.",
             Cause::Garbage => "The backend's answer is not valid HTTP.",
             Cause::Timeout => "The backend did not answer in time.",

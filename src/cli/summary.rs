@@ -118,6 +118,7 @@ fn probe(check: &HealthCheck) -> String {
             format!("health check: {} {} every {interval}", http.method, http.path)
         }
         ProbeKind::Tcp { .. } => format!("health check: tcp every {interval}"),
+        ProbeKind::Tls => format!("health check: a TLS handshake every {interval}"),
         ProbeKind::Postgres(ask) => role("postgres", &PostgresRole::WORDS, ask.role, &interval),
         ProbeKind::Redis(ask) => role("redis", &RedisRole::WORDS, ask.role, &interval),
         ProbeKind::Mysql(ask) => role("mysql", &MysqlRole::WORDS, ask.role, &interval),

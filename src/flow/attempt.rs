@@ -5,30 +5,22 @@
 use std::cell::Cell;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use http::uri::Scheme;
 use http::{Method, StatusCode};
-use tokio::net::TcpStream;
 
 use super::client::Client;
 use super::decide::Plan;
 use super::engaged::Entered;
 use super::head::{self, Rules};
-use crate::config::model::Protocol;
 use crate::forward::buffer::Buffer;
-use crate::forward::connect::connect;
 use crate::forward::http::exchange::{self, Clocks};
 use crate::forward::http::front::Line;
-use crate::forward::http::h2::shared::SharedConn;
 use crate::forward::http::head::{Framing, RequestHead, ResponseHead};
-use crate::forward::http::meter::Meter;
 use crate::forward::http::upload::Upload;
-use crate::forward::http::{Back, BackendConn, Front, h2};
+use crate::forward::http::{Back, Front};
 use crate::outcome::{Cause, Sent};
 use crate::pool::Lease;
-use crate::sys::shortage::is_shortage;
-use crate::timer::Elapsed;
 
 /// Bytes of answers that a worker holds back at once: what comes beyond them is passed on as it comes.
 const HELD_BYTES: usize = 16 << 20;
@@ -82,7 +74,7 @@ impl Attempt<'_> {
             let mut conn = match kept.take() {
                 Some(conn) => conn,
                 // In a box: most requests make no connection, and need not carry what that takes.
-                None => Box::pin(self.connect(lease, self.clocks)).await?,
+                None => Box::pin(self.connect(lease, self.clocks)).await.map_err(unsent)?,
             };
             match self.ask(lease, &mut conn, front, upload).await {
                 Ok(answer) => {
@@ -117,7 +109,7 @@ impl Attempt<'_> {
             let reused = kept.is_some();
             let mut conn = match kept.take() {
                 Some(conn) => conn,
-                None => Box::pin(self.connect(lease, clocks)).await?,
+                None => Box::pin(self.connect(lease, clocks)).await.map_err(unsent)?,
             };
             let request = self.request(lease, &mut conn)?;
             let to_head = self.head.method == Method::HEAD;
@@ -155,23 +147,6 @@ impl Attempt<'_> {
         }
     }
 
-    /// A connection that rests since an earlier request, or one that is shared. A protocol is changed on a
-    /// fresh one.
-    fn kept(&self, lease: &Lease) -> Option<Back> {
-        let worker = &self.client.worker;
-        let (id, now, careful) = (lease.backend().id, worker.wheel.now(), !self.plan.ask.safe);
-        if self.upgrade.is_some() {
-            return None;
-        }
-        let alone = || worker.idle.take(id, now, careful).map(Back::H1);
-        let shared = || worker.shared_conns.take(id, now, careful).map(Back::H2);
-        match lease.picker().pool().config.protocol {
-            Protocol::Http1 => alone(),
-            Protocol::H2 | Protocol::H2c => shared(),
-            Protocol::Auto => shared().or_else(alone),
-        }
-    }
-
     /// The request's head in the form of its backend's protocol: bytes to begin with, or set there.
     fn request(&self, lease: &Lease, conn: &mut Back) -> Result<Option<Buffer>, Failed> {
         let addr = lease.backend().addr;
@@ -182,10 +157,10 @@ impl Attempt<'_> {
                 Ok(Some(request))
             }
             Back::H2(stream) => {
-                let request = head::pass_on_h2(self.head, self.rules, addr, Scheme::HTTP);
-                let refused = |cause| Failed { cause, sent: Sent::Nothing };
+                let scheme = if lease.tls().is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+                let request = head::pass_on_h2(self.head, self.rules, addr, scheme);
                 let bodiless = matches!(self.head.framing, Framing::None | Framing::Length(0));
-                stream.set_request(request.map_err(refused)?, bodiless);
+                stream.set_request(request.map_err(unsent)?, bodiless);
                 Ok(None)
             }
         }
@@ -237,72 +212,6 @@ impl Attempt<'_> {
         self.upgrade.is_some_and(|asked| head::switches_to(answer, asked))
     }
 
-    /// A fresh connection; or room on a shared one that was made meanwhile.
-    async fn connect(&self, lease: &Lease, clocks: &Clocks) -> Result<Back, Failed> {
-        let connecting = async {
-            match lease.picker().pool().config.protocol {
-                Protocol::Http1 | Protocol::Auto => self.connect_alone(lease).await,
-                Protocol::H2 | Protocol::H2c => self.connect_shared(lease).await,
-            }
-        };
-        let Clocks { step, overall } = clocks;
-        let connecting = step.within(self.plan.timeouts.connect, connecting);
-        let connected = match overall {
-            Some(overall) => overall.bound(connecting).await.unwrap_or(Err(Elapsed)),
-            None => connecting.await,
-        };
-        let connected = match connected {
-            Ok(connected) => connected,
-            Err(Elapsed) if step.is_cut() => Err(Cause::Released),
-            Err(Elapsed) => Err(Cause::ConnectTimeout),
-        };
-        connected.map_err(|cause| Failed { cause, sent: Sent::Nothing })
-    }
-
-    async fn connect_alone(&self, lease: &Lease) -> Result<Back, Cause> {
-        let stream = self.socket(lease).await?;
-        let conn = BackendConn::new(stream, lease.shared_backend(), self.client.worker.id);
-        Ok(Back::H1(Box::new(conn)))
-    }
-
-    async fn connect_shared(&self, lease: &Lease) -> Result<Back, Cause> {
-        let (worker, id) = (&self.client.worker, lease.backend().id);
-        let keepalive = lease.picker().pool().config.keepalive;
-        if keepalive.max_idle == 0 {
-            return Ok(Back::H2(h2::backend::Stream::new(self.shared(lease).await?)));
-        }
-        let making = loop {
-            match worker.shared_conns.make(id) {
-                Some(making) => break making,
-                None => worker.shared_conns.made(id).await,
-            }
-            if let Some(stream) = worker.shared_conns.take(id, worker.wheel.now(), false) {
-                return Ok(Back::H2(stream));
-            }
-        };
-        Ok(Back::H2(making.done(self.shared(lease).await?)))
-    }
-
-    async fn shared(&self, lease: &Lease) -> Result<Rc<SharedConn>, Cause> {
-        let worker = &self.client.worker;
-        let stream = self.socket(lease).await?;
-        let meter = Meter::new(lease.shared_backend(), worker.id);
-        let keep = lease.picker().pool().config.keepalive.idle_timeout;
-        h2::shared::begin(stream, meter, &worker.wheel, keep).await
-    }
-
-    async fn socket(&self, lease: &Lease) -> Result<TcpStream, Cause> {
-        let began = Instant::now();
-        let connected = connect(lease.backend().addr).await;
-        let stream = connected.map_err(|error| match is_shortage(&error) {
-            true => Cause::Shortage,
-            false => Cause::Connect,
-        })?;
-        let pool = lease.picker().pool();
-        pool.state.cells.of(self.client.worker.id).connect.observe(began.elapsed());
-        Ok(stream)
-    }
-
     async fn ask(
         &self,
         lease: &Lease,
@@ -331,6 +240,10 @@ impl Attempt<'_> {
             Failed { cause, sent: upload.sent() }
         })
     }
+}
+
+fn unsent(cause: Cause) -> Failed {
+    Failed { cause, sent: Sent::Nothing }
 }
 
 /// Bytes that are held back, until it is dropped.

@@ -15,6 +15,7 @@ use super::request::{self, After, Upgrade};
 use super::worker::{Here, Worker};
 use super::{judge, reach};
 use crate::config::model::Timeouts;
+use crate::forward::backend_stream::BackendStream;
 use crate::forward::http::h1::client::{Bounds, ClientConn, Next, Stop};
 use crate::forward::http::h1::parse::Limits;
 use crate::forward::http::h2::{self, Means, Story};
@@ -199,6 +200,7 @@ async fn upgraded(client: &Client, conn: ClientConn, upgrade: Upgrade) {
     let early = async {
         if let Some(early) = &from_client {
             backend.write_all(early.data()).await?;
+            backend.flush().await?;
         }
         if let Some(early) = &from_backend {
             stream.write_all(early.data()).await?;
@@ -231,7 +233,7 @@ async fn tcp(client: Rc<Client>, here: Here, picker: Rc<Picker>, mut stream: Cli
     let began = Instant::now();
     cells.streams.inc();
     client.session.begin();
-    let reached = Box::pin(reach::reach(&client, &picker, &stream, timeouts.connect)).await;
+    let reached = Box::pin(reach::reach(&client, &picker, &stream, &timeouts)).await;
     let failed = match reached {
         Ok((lease, _entered, mut backend)) => {
             match relay(&client, &lease, &mut stream, &mut backend, timeouts.tcp_idle).await {
@@ -270,7 +272,7 @@ async fn relay(
     client: &Client,
     lease: &Lease,
     stream: &mut ClientStream,
-    backend: &mut tokio::net::TcpStream,
+    backend: &mut BackendStream,
     idle: Duration,
 ) -> Option<End> {
     let session = &client.session;

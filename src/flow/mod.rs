@@ -2,7 +2,7 @@
 //! `connection` (an accepted socket) and `request` (one HTTP request, with its attempts).
 //!
 //! The others serve them. `decide` says what is to be done with a request, `attempt` tries it at one
-//! backend, `head` reads and rewrites the heads of messages, `answer` makes our own answers, `record`
+//! backend, over what `link` finds, `head` reads and rewrites the heads of messages, `answer` makes our own answers, `record`
 //! writes down how it ended; `retry` says what may be tried again, `hedge` races two copies, `wait` stands
 //! in the pool's queue, `relay` is an answer that has begun, `reach` finds a stream its backend, `judge`
 //! is told of every attempt's end. `thread` is the data thread they run on, `arrivals` how connections come to
@@ -17,11 +17,13 @@ pub mod client;
 pub mod connection;
 mod cookies;
 pub mod decide;
+mod dial;
 pub mod engaged;
 pub mod entrance;
 pub mod head;
 pub mod hedge;
 pub mod judge;
+mod link;
 pub mod reach;
 pub mod record;
 pub mod relay;

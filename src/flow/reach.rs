@@ -2,43 +2,46 @@
 //!
 //! A backend that cannot be reached costs the client nothing: not a byte of it has been read. Every
 //! serving one is tried once; where all have failed and `retry.attempts` has more, they are gone round
-//! again after a pause. All that is bounded by three times `connect`, beside the time in the queue.
+//! again after a pause. All that is bounded by three times `connect`, beside the time in the queue and that
+//! of one TLS handshake.
 
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use tokio::io::ReadBuf;
-use tokio::net::TcpStream;
 
 use super::client::Client;
+use super::dial::dial;
 use super::engaged::Entered;
 use super::judge;
 use super::retry::Retries;
 use super::wait::Wait;
-use crate::forward::connect::{connect, keep_alive};
+use crate::config::model::Timeouts;
+use crate::forward::backend_stream::{BackendStream, Offer};
+use crate::forward::connect::keep_alive;
 use crate::forward::http::exchange::Clocks;
 use crate::listen::ClientStream;
 use crate::outcome::Cause;
 use crate::pool::balance::hash::hash_ip;
 use crate::pool::pick::{Ask, NoPick};
 use crate::pool::{Lease, Picker};
-use crate::sys::shortage::is_shortage;
-use crate::timer::{Deadline, Elapsed};
+use crate::timer::Deadline;
 
 /// A connection to a backend of the pool, for the client of `stream`.
 pub async fn reach(
     client: &Client,
     picker: &Rc<Picker>,
     stream: &ClientStream,
-    connect_timeout: Duration,
-) -> Result<(Lease, Entered, TcpStream), Cause> {
+    timeouts: &Timeouts,
+) -> Result<(Lease, Entered, BackendStream), Cause> {
     let worker = &client.worker;
     let pool = picker.pool();
     let cells = pool.state.cells.of(worker.id);
     let overall = Deadline::new(&worker.wheel);
     let queued = pool.config.queue.as_ref().map_or(Duration::ZERO, |queue| queue.timeout);
-    overall.set(connect_timeout * 3 + queued);
+    let shaking = pool.config.tls.as_ref().map_or(Duration::ZERO, |_| timeouts.tls_handshake);
+    overall.set(timeouts.connect * 3 + shaking + queued);
     let clocks = Clocks { step: client.session.deadline.clone(), overall: Some(overall) };
     let key = pool.hash_by().map(|_| client.addr.ip().map_or(0, hash_ip));
     let mut retries = Retries::new(true);
@@ -60,21 +63,16 @@ pub async fn reach(
             cells.retries[cause.index()].inc();
         }
         let backend = lease.backend();
-        let Clocks { step, overall: Some(overall) } = &clocks else { break };
-        let entered = worker.engaged.enter(backend.id, step);
-        let connecting = step.within(connect_timeout, connect(backend.addr));
-        let cause = match overall.bound(connecting).await.unwrap_or(Err(Elapsed)) {
-            Ok(Ok(stream)) => {
-                keep_alive(&stream);
-                cells.connect.observe(began.elapsed());
+        let entered = worker.engaged.enter(backend.id, &clocks.step);
+        let cause = match dial(worker, &lease, &clocks, timeouts, Offer::Nothing).await {
+            Ok(stream) => {
+                keep_alive(stream.socket());
                 backend.cells.of(worker.id).connects.inc();
                 lease.observe_latency(began.elapsed().as_nanos() as u64, now_nanos);
                 return Ok((lease, entered, stream));
             }
-            Ok(Err(error)) if is_shortage(&error) => return Err(Cause::Shortage),
-            Ok(Err(_)) => Cause::Connect,
-            Err(Elapsed) if step.is_cut() => Cause::Released,
-            Err(Elapsed) => Cause::ConnectTimeout,
+            Err(Cause::Shortage) => return Err(Cause::Shortage),
+            Err(cause) => cause,
         };
         if cause != Cause::Released {
             judge::failed(worker, &lease, cause);

@@ -219,7 +219,8 @@ async fn forward(
         front.want_data();
     }
     // HTTP/2 has no changes of protocol (RFC 9113 8.6); whoever asks for one gets his answer without.
-    let upgrade = head::upgrade(head).filter(|_| !data);
+    let upgrade =
+        head::upgrade(head).filter(|_| matches!(protocol, Protocol::Http1 | Protocol::Auto));
     let repeatable = plan.ask.safe && retry.on.truncated && retry.attempts > 1;
     let attempt = Attempt { client, plan, clocks, head, rules: &rules, upgrade, repeatable, data };
     let in_progress = picker.begin_request(worker.id);

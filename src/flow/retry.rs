@@ -83,7 +83,7 @@ impl Trouble {
     /// Whether the pool wants it retried.
     fn is_on(self, on: &RetryOn) -> bool {
         match self {
-            Trouble::Failed(Cause::Connect | Cause::ConnectTimeout) => on.connect,
+            Trouble::Failed(Cause::Connect | Cause::ConnectTimeout | Cause::Tls) => on.connect,
             Trouble::Failed(Cause::Reset | Cause::Released) => on.reset,
             Trouble::Failed(Cause::Garbage) => on.garbage,
             Trouble::Failed(Cause::Timeout) => on.timeout,
@@ -97,8 +97,9 @@ impl Trouble {
     }
 
     fn is_free(self) -> bool {
-        let free = [Cause::Connect, Cause::ConnectTimeout, Cause::Reset, Cause::Released];
-        matches!(self, Trouble::Failed(cause) if free.contains(&cause))
+        let Trouble::Failed(cause) = self else { return false };
+        let unsent = matches!(cause, Cause::Connect | Cause::ConnectTimeout | Cause::Tls);
+        unsent || matches!(cause, Cause::Reset | Cause::Released)
     }
 
     fn count(self, cells: &PoolCells) {
@@ -273,9 +274,10 @@ mod tests {
     use crate::config::model::Balance;
     use crate::pool::sample;
 
-    const TROUBLES: [Trouble; 10] = [
+    const TROUBLES: [Trouble; 11] = [
         Trouble::Failed(Cause::Connect),
         Trouble::Failed(Cause::ConnectTimeout),
+        Trouble::Failed(Cause::Tls),
         Trouble::Failed(Cause::Reset),
         Trouble::Failed(Cause::Garbage),
         Trouble::Failed(Cause::Timeout),

@@ -10,10 +10,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
+use super::backend_stream::BackendStream;
 use super::buffers::Buffers;
 use super::splice::{Broken, Pipes, Splice, Stop};
 use crate::listen::{ClientStream, Socket};
@@ -58,7 +57,7 @@ pub enum Way {
 /// runs; `count` hears of all bytes that were written.
 pub async fn relay(
     client: &mut ClientStream,
-    backend: &mut TcpStream,
+    backend: &mut BackendStream,
     buffers: &Buffers,
     pipes: &Pipes,
     deadline: &Deadline,
@@ -98,16 +97,11 @@ pub async fn relay(
     })
     .await;
     if matches!(end, End::ClientReset | End::BackendReset | End::Cut) {
-        reset_on_close(client, backend);
+        // A side that was reset means the other one's stream is not whole either: RST, not FIN, says so.
+        backend.reset_on_close();
+        client.reset_on_close();
     }
     end
-}
-
-/// A side that was reset means the other one's stream is not whole either: RST, not FIN, says so.
-fn reset_on_close(client: &ClientStream, backend: &TcpStream) {
-    // A socket that is already broken needs no reset.
-    let _ = SockRef::from(backend).set_linger(Some(Duration::ZERO));
-    client.reset_on_close();
 }
 
 /// One way of a stream.
@@ -195,7 +189,7 @@ impl Direction {
         Poll::Ready(Ok(true))
     }
 
-    /// Writes what was read.
+    /// Writes what was read, and sees it on its way: TLS may have taken it and kept it.
     fn write<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -215,7 +209,6 @@ impl Direction {
                 buffer.into_iter().for_each(|buffer| buffers.give_back(buffer));
             }
         }
-        // A socket has nothing to flush; TLS may still hold what the socket would not take.
         Pin::new(to).poll_flush(cx).map_err(|_| Broken::To)
     }
 
@@ -295,14 +288,18 @@ impl Direction {
     }
 }
 
+/// Over TLS many an end comes without close_notify: it ends the stream as well as a FIN does.
 fn read(
     cx: &mut Context<'_>,
     from: &mut (impl AsyncRead + Unpin),
     buffer: &mut [u8],
 ) -> Poll<io::Result<usize>> {
     let mut buf = ReadBuf::new(buffer);
-    ready!(Pin::new(from).poll_read(cx, &mut buf))?;
-    Poll::Ready(Ok(buf.filled().len()))
+    match ready!(Pin::new(from).poll_read(cx, &mut buf)) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(0)),
+        Err(error) => Poll::Ready(Err(error)),
+        Ok(()) => Poll::Ready(Ok(buf.filled().len())),
+    }
 }
 
 #[cfg(test)]
@@ -311,8 +308,9 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::Ordering;
 
+    use socket2::SockRef;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
     use tokio::task::LocalSet;
 
     use super::*;
@@ -353,7 +351,8 @@ mod tests {
         story: impl FnOnce(TcpStream, TcpStream) -> F,
     ) -> (End, u64, u64) {
         let (client, near) = pair().await;
-        let (mut far, backend) = pair().await;
+        let (far, backend) = pair().await;
+        let mut far = BackendStream::Tcp(far);
         let lender = buffers.clone();
         // A task of its own: only its own wake-ups move it.
         let relay = async move {
@@ -587,7 +586,8 @@ mod tests {
     async fn silence_ends_a_stream_even_one_in_bulk() {
         for bulk in [false, true] {
             let (mut client, near) = pair().await;
-            let (mut far, mut backend) = pair().await;
+            let (far, mut backend) = pair().await;
+            let mut far = BackendStream::Tcp(far);
             let wheel = Wheel::new();
             let deadline = Deadline::new(&wheel);
             let idle = Duration::from_millis(30);

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rustls::pki_types::ServerName;
 use tokio::time::{Instant, advance, sleep};
 
 use super::probe::{Failure, Prober, Verdict};
@@ -54,6 +55,7 @@ impl Prober for Script {
         &self,
         _: &HealthCheck,
         backend: BackendAddr,
+        _: Option<&ServerName<'static>>,
     ) -> impl Future<Output = Verdict> + 'static {
         let script = self.0.clone();
         async move {

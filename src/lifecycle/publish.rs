@@ -9,14 +9,14 @@ use std::hash::Hash;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-use crate::config::model::{self, Config, Mode, Name};
+use crate::config::model::{self, BackendHost, Config, Mode, Name};
 use crate::observe::cells::ListenerState;
-use crate::pool::{BackendAddr, BackendState, Member, Pool, PoolState};
+use crate::pool::{BackendAddr, BackendState, Member, MemberTls, Pool, PoolState};
 use crate::route::rate::Limiter;
 use crate::route::{PoolId, Table, UnknownPool};
 use crate::snapshot::{Current, Listener, Snapshot, Work};
-use crate::tls;
 use crate::tls::server::{Kept, ServerError};
+use crate::tls::{self, client};
 
 use super::resolve::Addresses;
 
@@ -140,6 +140,7 @@ impl Publisher {
         before: &Snapshot,
     ) -> Arc<Pool> {
         let workers = self.workers;
+        let old = before.pool_named(&config.name);
         let mut members: Vec<Member> = Vec::with_capacity(config.backends.len());
         for backend in &config.backends {
             for &addr in addresses.of(&backend.address) {
@@ -151,8 +152,14 @@ impl Publisher {
                 let state = carry(&mut self.backends, (pool.clone(), addr), || {
                     BackendState::new(pool, addr, workers)
                 });
+                let tls = member_tls(config, &backend.address, &state, old);
+                let check = config.health_check.as_ref().and_then(|check| check.tls.as_ref());
+                let probed_as =
+                    check.map(|tls| client::server_name(tls, &backend.address, state.addr.0));
                 members.push(Member {
                     state,
+                    tls,
+                    probed_as,
                     weight: backend.weight.into(),
                     tier: backend.tier,
                     max_requests: backend.max_requests,
@@ -161,7 +168,7 @@ impl Publisher {
         }
         // As the pool will have them.
         members.sort_by_key(|member| member.tier);
-        let same = before.pool_named(&config.name).filter(|old| {
+        let same = old.filter(|old| {
             let pairs = old.members.iter().zip(&members);
             old.config == *config
                 && old.members.len() == members.len()
@@ -201,6 +208,24 @@ fn rate_limit(now: &model::Listener, old: Option<&Listener>) -> Option<Arc<Limit
     let kept = old.and_then(|old| old.rate_limit.clone());
     let kept = kept.filter(|limiter| limiter.config == *config);
     Some(kept.unwrap_or_else(|| Arc::new(Limiter::new(config.clone()))))
+}
+
+/// The one that there was, with its sessions, if it was the same.
+fn member_tls(
+    config: &model::Pool,
+    host: &BackendHost,
+    state: &Arc<BackendState>,
+    old: Option<&Arc<Pool>>,
+) -> Option<Arc<MemberTls>> {
+    let tls = config.tls.as_ref()?;
+    let name = client::server_name(tls, host, state.addr.0);
+    let known = old.filter(|old| old.config.tls.as_ref() == Some(tls)).and_then(|old| {
+        let member = old.members.iter().find(|member| Arc::ptr_eq(&member.state, state))?;
+        member.tls.clone().filter(|tls| tls.name == name)
+    });
+    Some(known.unwrap_or_else(|| {
+        Arc::new(MemberTls { config: client::with_sessions(&tls.config), name })
+    }))
 }
 
 fn carry<K: Hash + Eq, V>(known: &mut Known<K, V>, key: K, new: impl FnOnce() -> V) -> Arc<V> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::state::Trial;
-use super::{BackendState, Picker};
+use super::{BackendState, MemberTls, Picker};
 
 /// Counts as one in flight on its backend while it lives.
 #[derive(Debug)]
@@ -58,6 +58,11 @@ impl Lease {
     /// The same, for what outlives the lease: a connection that is kept.
     pub fn shared_backend(&self) -> &Arc<BackendState> {
         &self.picker.pool().members[self.index()].state
+    }
+
+    /// How connections to the backend are made secure, if they are.
+    pub fn tls(&self) -> Option<&Arc<MemberTls>> {
+        self.picker.pool().members[self.index()].tls.as_ref()
     }
 
     pub fn picker(&self) -> &Rc<Picker> {

@@ -23,6 +23,9 @@ mod tests;
 
 use std::sync::Arc;
 
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+
 pub use lease::Lease;
 pub use pick::Picker;
 pub use state::{BackendAddr, BackendState, PoolState, Reason};
@@ -53,12 +56,25 @@ pub struct Member {
     pub tier: u8,
     /// Leases at once, over all workers.
     pub max_requests: Option<u32>,
+    /// How connections to it are made secure; `None`: they are in clear.
+    pub tls: Option<Arc<MemberTls>>,
+    /// What it has to prove that it is to a probe over TLS, if its probes are.
+    pub probed_as: Option<ServerName<'static>>,
+}
+
+/// TLS towards one backend.
+#[derive(Debug)]
+pub struct MemberTls {
+    /// The pool's settings, with the sessions of this backend that can be resumed.
+    pub config: Arc<ClientConfig>,
+    /// What the backend has to prove that it is.
+    pub name: ServerName<'static>,
 }
 
 impl Member {
     /// An active one without a cap.
     pub fn new(state: Arc<BackendState>, weight: u32) -> Member {
-        Member { state, weight, tier: 0, max_requests: None }
+        Member { state, weight, tier: 0, max_requests: None, tls: None, probed_as: None }
     }
 }
 

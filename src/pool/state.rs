@@ -6,6 +6,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use super::queue::Waiting;
 use crate::config::model::Name;
@@ -118,6 +119,8 @@ struct Standing {
     trial: AtomicU32,
     /// It has asked to be spared until then, in nanoseconds since the process began.
     spared_until_nanos: AtomicU64,
+    /// When the log was last told of it, in nanoseconds since the process began; 0 is never.
+    told_at_nanos: AtomicU64,
     /// When it last came back, in nanoseconds since the process began; 0 is "not in this process".
     back_at_nanos: AtomicU64,
 }
@@ -290,6 +293,17 @@ impl BackendState {
         let (from, to) = (from as u32, to as u32);
         let trial = &self.standing.0.trial;
         trial.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// Whether the log may be told of a trouble that comes with every connection: of all workers one may,
+    /// so often.
+    pub fn may_tell(&self, now_nanos: u64, every: Duration) -> bool {
+        let told_at = &self.standing.0.told_at_nanos;
+        let last = told_at.load(Ordering::Relaxed);
+        let due = last == 0 || now_nanos.saturating_sub(last) >= every.as_nanos() as u64;
+        due && told_at
+            .compare_exchange(last, now_nanos.max(1), Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
     }
 
     /// For the control thread: it is back since `at_nanos`; its weight ramps up from there.

@@ -266,7 +266,7 @@ mod tests {
                 let addr = sample.members[place].state.addr;
                 let state = Arc::new(BackendState::new(name.clone(), addr, sample::WORKERS));
                 let tier = (place / 2) as u8;
-                Member { state, weight: weights[place], tier, max_requests: None }
+                Member { tier, ..Member::new(state, weights[place]) }
             };
             let members = (0..4).map(member).collect();
             let state = Arc::new(PoolState::new(sample::WORKERS));

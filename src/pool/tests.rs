@@ -43,7 +43,11 @@ fn random_pool(rng: &mut fastrand::Rng, failover: Failover, slow: Option<Duratio
             let state = Arc::new(BackendState::new(name.clone(), addr, sample::WORKERS));
             let max_requests = rng.bool().then(|| rng.u32(1..4));
             // Tiers need not be numbered without gaps.
-            members.push(Member { state, weight: rng.u32(0..4), tier: tier * 2, max_requests });
+            members.push(Member {
+                tier: tier * 2,
+                max_requests,
+                ..Member::new(state, rng.u32(0..4))
+            });
         }
     }
     rng.shuffle(&mut members);

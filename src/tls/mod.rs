@@ -1,4 +1,5 @@
-//! TLS with clients: what a listener shows, whom it believes, and what it lets resume.
+//! TLS with clients: what a listener shows, whom it believes, and what it lets resume. And with backends:
+//! all of that is in `client`.
 //!
 //! `certificates` reads files and proves them; `names` picks a certificate for a ClientHello;
 //! `tickets` makes and reads session tickets; `server` puts the three together for a listener;
@@ -6,6 +7,7 @@
 //! byte of traffic, and nothing reads a clock but where rustls gives no other way.
 
 pub mod certificates;
+pub mod client;
 pub mod expiry;
 pub mod names;
 pub mod peer;

@@ -4,8 +4,10 @@
 //! serde's mirror in `raw` refuses what is not in both.
 
 mod failover;
+mod pool_tls;
 
 use failover::{FAILOVER, OUTLIER, QUEUE, RETRY, STICKY};
+use pool_tls::{POOL_TLS, TLS_PROBE};
 
 use super::shape::Keys;
 use super::shape::Shape::{List, Map, Named, Pairs, Text, TextOr, Texts};
@@ -70,8 +72,9 @@ static TIMEOUTS: Keys = Keys {
         ("stream_idle", Text),
         ("tcp_idle", Text),
         ("request", Text),
+        ("tls_handshake", Text),
     ],
-    later: &["tls_handshake", "proxy_header"],
+    later: &["proxy_header"],
     advice: &[
         ("client", "that is `client_header`, `client_body` or `client_idle`"),
         ("backend", "that is `response` (until its head) or `stream_idle` (after it)"),
@@ -91,8 +94,9 @@ static POOL_TIMEOUTS: Keys = Keys {
         ("stream_idle", Text),
         ("tcp_idle", Text),
         ("request", Text),
+        ("tls_handshake", Text),
     ],
-    later: &["tls_handshake"],
+    later: &[],
     advice: &[("client_header", OF_THE_CLIENT), ("client_idle", OF_THE_CLIENT)],
 };
 
@@ -250,7 +254,7 @@ static REWRITE: Keys = Keys {
     advice: &[],
 };
 
-const POOL_LATER: &[&str] = &["protocol", "tls", "send_proxy_protocol", "discover", "discovery"];
+const POOL_LATER: &[&str] = &["send_proxy_protocol", "discover", "discovery"];
 
 const OF_A_BACKEND: &str =
     "it belongs to a backend: {address: ..., weight: 2, tier: 1, max_requests: 200}";
@@ -268,6 +272,8 @@ static POOL_DEFAULTS: Keys = Keys {
         ("queue", TextOr(&QUEUE)),
         ("slow_start", Text),
         ("sticky", TextOr(&STICKY)),
+        ("tls", TextOr(&POOL_TLS)),
+        ("protocol", Text),
     ],
     later: POOL_LATER,
     advice: &[
@@ -292,9 +298,13 @@ static POOL: Keys = Keys {
         ("queue", TextOr(&QUEUE)),
         ("slow_start", Text),
         ("sticky", TextOr(&STICKY)),
+        ("tls", TextOr(&POOL_TLS)),
+        ("protocol", Text),
     ],
     later: POOL_LATER,
     advice: &[
+        ("ssl", "call it `tls`"),
+        ("server_name", "it belongs in `tls`: tls: {server_name: ...}"),
         ("servers", "call them `backends`"),
         ("endpoints", "call them `backends`"),
         ("hash", "it belongs in `balance`: balance: {hash: {by: client_ip}}"),
@@ -344,6 +354,7 @@ static HEALTH_CHECK: Keys = Keys {
     known: &[
         ("http", Map(&HTTP_PROBE)),
         ("tcp", Map(&TCP_PROBE)),
+        ("tls", Map(&TLS_PROBE)),
         ("postgres", Map(&POSTGRES_PROBE)),
         ("redis", Map(&REDIS_PROBE)),
         ("mysql", Map(&MYSQL_PROBE)),
@@ -356,7 +367,7 @@ static HEALTH_CHECK: Keys = Keys {
         ("port", Text),
         ("address", Text),
     ],
-    later: &["tls", "grpc"],
+    later: &["grpc"],
     advice: &[
         ("path", "it belongs in `http`: http: {path: /healthz}"),
         ("host", "it belongs in `http`: http: {host: ...}"),

@@ -416,7 +416,7 @@ pub struct HealthCheck {
     pub port: Option<u16>,
     /// Probe another address altogether.
     pub address: Option<IpAddr>,
-    /// Probes go over TLS, as the pool's connections do.
+    /// Probes go over TLS, as the pool's connections do; those of databases never.
     pub tls: Option<BackendTls>,
 }
 
@@ -438,6 +438,8 @@ pub enum ProbeKind {
         send: Option<Bytes>,
         expect: Option<Bytes>,
     },
+    /// A TLS handshake.
+    Tls,
     Postgres(PostgresProbe),
     Redis(RedisProbe),
     Mysql(MysqlProbe),
@@ -447,7 +449,7 @@ impl ProbeKind {
     /// It wants one role of several: a backend may be well and yet not wanted.
     pub fn tells_role(&self) -> bool {
         match self {
-            ProbeKind::Http(_) | ProbeKind::Tcp { .. } => false,
+            ProbeKind::Http(_) | ProbeKind::Tcp { .. } | ProbeKind::Tls => false,
             ProbeKind::Postgres(probe) => probe.role != PostgresRole::Any,
             ProbeKind::Redis(probe) => probe.role != RedisRole::Any,
             ProbeKind::Mysql(probe) => probe.role != MysqlRole::Any,

@@ -66,6 +66,7 @@ pub struct Timeouts {
     pub stream_idle: Text,
     pub tcp_idle: Text,
     pub request: Text,
+    pub tls_handshake: Text,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -21,6 +21,8 @@ pub struct Pool {
     pub queue: Option<Queue>,
     pub slow_start: Text,
     pub sticky: Option<Sticky>,
+    pub tls: Option<PoolTls>,
+    pub protocol: Text,
 }
 
 #[derive(Debug, Deserialize)]
@@ -56,6 +58,7 @@ pub enum HealthCheck {
 pub struct HealthParts {
     pub http: Option<HttpProbe>,
     pub tcp: Option<TcpProbe>,
+    pub tls: Option<TlsProbe>,
     pub postgres: Option<DatabaseProbe>,
     pub redis: Option<DatabaseProbe>,
     pub mysql: Option<DatabaseProbe>,
@@ -86,6 +89,10 @@ pub struct TcpProbe {
     pub send: Text,
     pub expect: Text,
 }
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsProbe {}
 
 /// Every key of every kind; which one may stand where is for `shape` to say.
 #[derive(Debug, Default, Deserialize)]
@@ -214,4 +221,21 @@ pub struct StickyParts {
     pub ttl: Text,
     pub same_site: Text,
     pub secure: Text,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub enum PoolTls {
+    Word(String),
+    Parts(Box<PoolTlsParts>),
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PoolTlsParts {
+    pub ca: Text,
+    pub server_name: Text,
+    pub cert: Text,
+    pub key: Text,
+    pub verify: Text,
 }

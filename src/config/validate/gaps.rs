@@ -189,6 +189,9 @@ fn exclusive(cx: &mut Cx<'_>, at: &Path, pool: &Pool) {
         Some(ProbeKind::Tcp { .. }) => {
             Some(("tcp", "a tcp probe does not tell which backend is the primary"))
         }
+        Some(ProbeKind::Tls) => {
+            Some(("tls", "a TLS handshake does not tell which backend is the primary"))
+        }
         Some(ProbeKind::Http(_)) => None,
         Some(kind) if kind.tells_role() => None,
         Some(ProbeKind::Postgres(_)) => Some(("postgres", ANY)),

@@ -20,7 +20,7 @@ use crate::config::source::Wrong;
 use crate::config::units::show_duration;
 
 /// The kinds of probes there are.
-const KINDS: [&str; 5] = ["http", "tcp", "postgres", "redis", "mysql"];
+const KINDS: [&str; 6] = ["http", "tcp", "tls", "postgres", "redis", "mysql"];
 
 /// What stands under `health_check`.
 #[derive(Debug)]
@@ -66,6 +66,7 @@ pub fn setting(cx: &mut Cx<'_>, at: &Path, raw: raw::HealthCheck) -> Option<Sett
     }
     let http = parts.http.map(|raw| http_probe(cx, &at.key("http"), raw));
     let tcp = parts.tcp.map(tcp_probe);
+    let tls = parts.tls.map(|_| ProbeKind::Tls);
     let postgres = parts
         .postgres
         .and_then(|raw| databases::postgres(cx, &at.key("postgres"), raw).map(ProbeKind::Postgres));
@@ -93,9 +94,9 @@ pub fn setting(cx: &mut Cx<'_>, at: &Path, raw: raw::HealthCheck) -> Option<Sett
         let allowed = "an IP address; the port has a key of its own, `port`";
         text.parse::<IpAddr>().map_err(|_| Wrong::new("not an IP address", allowed))
     });
-    let kind = http.or(tcp).or(postgres).or(redis).or(mysql);
+    let kind = http.or(tcp).or(tls).or(postgres).or(redis).or(mysql);
     // Kinds that this version does not have were reported by `shape`.
-    let later = ["tls", "grpc"].iter().any(|kind| cx.has(&at.key(kind)));
+    let later = cx.has(&at.key("grpc"));
     let kind_reported = kind.is_none() && (!there.is_empty() || later);
     Some(Setting::Keys(Box::new(Keys {
         kind,

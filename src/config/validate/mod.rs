@@ -21,6 +21,7 @@ mod listener;
 mod matches;
 mod outlier;
 mod pool;
+mod pool_tls;
 mod rate_limit;
 mod retry;
 mod route;

@@ -9,12 +9,21 @@ use super::cx::Cx;
 use super::health::{self, Setting};
 use super::http_words::{cookie_name, header_name};
 use super::words::{or_off, positive_duration, whole, word};
-use super::{addresses, failover, outlier, retry, sticky, timeouts, words};
+use super::{addresses, failover, outlier, pool_tls, retry, sticky, timeouts, words};
 use crate::config::defaults;
-use crate::config::model::{Backend, Balance, HashBy, Keepalive, Name, Pool, TimeoutOverrides};
+use crate::config::model::{
+    Backend, Balance, HashBy, Keepalive, Name, Pool, Protocol, TimeoutOverrides,
+};
 use crate::config::path::Path;
 use crate::config::raw;
 use crate::config::source::Wrong;
+
+const PROTOCOLS: [(&str, Protocol); 4] = [
+    ("http1", Protocol::Http1),
+    ("h2", Protocol::H2),
+    ("h2c", Protocol::H2c),
+    ("auto", Protocol::Auto),
+];
 
 const WORDS: [(&str, Balance); 5] = [
     ("round_robin", Balance::RoundRobin),
@@ -38,6 +47,8 @@ pub struct Part {
     queue: Option<retry::QueueSetting>,
     slow_start: Option<Option<Duration>>,
     sticky: Option<sticky::Setting>,
+    tls: Option<pool_tls::Setting>,
+    protocol: Option<Protocol>,
 }
 
 pub fn part(cx: &mut Cx<'_>, at: &Path, raw: raw::Pool) -> Part {
@@ -53,6 +64,9 @@ pub fn part(cx: &mut Cx<'_>, at: &Path, raw: raw::Pool) -> Part {
         or_off(text, positive_duration)
     });
     let sticky = raw.sticky.and_then(|raw| sticky::setting(cx, &at.key("sticky"), raw));
+    let tls = raw.tls.and_then(|raw| pool_tls::setting(cx, &at.key("tls"), raw));
+    let protocol =
+        cx.text(&at.key("protocol"), raw.protocol.as_ref(), |text| word(text, &PROTOCOLS));
     let (max_idle, idle_timeout) =
         keepalive(cx, &at.key("keepalive"), raw.keepalive.unwrap_or_default());
     Part {
@@ -67,6 +81,8 @@ pub fn part(cx: &mut Cx<'_>, at: &Path, raw: raw::Pool) -> Part {
         queue,
         slow_start,
         sticky,
+        tls,
+        protocol,
     }
 }
 
@@ -89,7 +105,7 @@ pub fn pool(cx: &mut Cx<'_>, at: &Path, name: Name, mut raw: raw::Pool, shared: 
     cx.missing(at, "backends", "backends: [10.0.0.11:8080, 10.0.0.12:8080]");
     let backends = raw.backends.take().map(|list| backends(cx, &at.key("backends"), list));
     let own = part(cx, at, raw);
-    let health_check = health::settle(cx, at, own.health_check.as_ref(), shared);
+    let mut health_check = health::settle(cx, at, own.health_check.as_ref(), shared);
     let said = own.health_check.is_some() || matches!(shared.health_check, Some(Setting::Off));
     if health_check.is_none() && !said && !cx.has(&at.key("health_check")) {
         let wrong = Wrong::plain("no health check: a dead backend is found only by failing");
@@ -102,6 +118,20 @@ pub fn pool(cx: &mut Cx<'_>, at: &Path, name: Name, mut raw: raw::Pool, shared: 
     let idle_timeout =
         own.idle_timeout.or(shared.idle_timeout).unwrap_or(defaults::KEEPALIVE.idle_timeout);
     let all = defaults::pool(name);
+    let protocol = own.protocol.or(shared.protocol).unwrap_or(all.protocol);
+    let (own_tls, shared_tls) = (own.tls.as_ref(), shared.tls.as_ref());
+    let tls = pool_tls::settle(cx, at, own_tls, shared_tls, protocol);
+    if matches!(protocol, Protocol::H2 | Protocol::Auto) && pool_tls::is_off(own_tls, shared_tls) {
+        let place = at.key("protocol");
+        let allowed = "with `tls`, or http1 or h2c, which are spoken in clear";
+        let wrong =
+            Wrong::new("this protocol is settled by TLS, which the pool does not have", allowed);
+        let help = "give the pool `tls: {}`, or write protocol: h2c for HTTP/2 in clear";
+        cx.error(if cx.has(&place) { &place } else { at }, None, wrong.help(help));
+    }
+    if let Some(check) = &mut health_check {
+        pool_tls::of_probes(check, tls.as_ref());
+    }
     Pool {
         balance: own.balance.or_else(|| shared.balance.clone()).unwrap_or(all.balance),
         backends: backends.unwrap_or_default(),
@@ -114,8 +144,8 @@ pub fn pool(cx: &mut Cx<'_>, at: &Path, name: Name, mut raw: raw::Pool, shared: 
         queue: retry::settle_queue(own.queue.as_ref(), shared.queue.as_ref()),
         slow_start: own.slow_start.or(shared.slow_start).unwrap_or(all.slow_start),
         sticky: sticky::settle(cx, at, own.sticky.as_ref(), shared.sticky.as_ref()),
-        protocol: all.protocol,
-        tls: None,
+        protocol,
+        tls,
         send_proxy_protocol: None,
         name: all.name,
     }

@@ -27,9 +27,9 @@ pub fn overrides(cx: &mut Cx<'_>, at: &Path, raw: &raw::Timeouts) -> TimeoutOver
     let response = one("response", &raw.response);
     let stream_idle = one("stream_idle", &raw.stream_idle);
     let tcp_idle = one("tcp_idle", &raw.tcp_idle);
+    let tls_handshake = one("tls_handshake", &raw.tls_handshake);
     let request =
         cx.text(&at.key("request"), raw.request.as_ref(), |text| or_off(text, positive_duration));
-    let tls_handshake = None;
     TimeoutOverrides {
         client_body,
         connect,

@@ -126,13 +126,15 @@ pub async fn ask_alone(
     to_head: bool,
 ) -> Result<(ResponseHead, Vec<ResponseHead>), (Cause, bool)> {
     let mut interims = Vec::new();
-    let mut wrote = false;
+    let (mut wrote, mut flushed) = (false, false);
     let answer = poll_fn(|cx| {
         if request.is_none() && !wrote && conn.poll_begin(cx)?.is_ready() {
-            wrote = true;
+            (wrote, flushed) = (true, true);
         }
-        while let Some(bytes) = request.as_mut().filter(|bytes| !bytes.is_empty()) {
+        while let Some(bytes) = request.as_mut().filter(|_| !flushed) {
+            let all = bytes.is_empty();
             match conn.poll_write(cx, bytes, true) {
+                Poll::Ready(Ok(())) if all => flushed = true,
                 Poll::Ready(Ok(())) => wrote = true,
                 // It may have said something before it closed.
                 Poll::Ready(Err(_)) => break,

@@ -1,9 +1,11 @@
 //! A worker's kept-alive backend connections at rest, last in first out.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
+use rustls::ClientConfig;
 
 use super::BackendConn;
 use crate::timer::TICK;
@@ -34,12 +36,18 @@ impl Idle {
         }
     }
 
-    /// The connection that came last and still lives. `careful`: for a request that can be sent
-    /// only once.
-    pub fn take(&self, backend: u64, now: u64, careful: bool) -> Option<Box<BackendConn>> {
+    /// The connection that came last and still lives, if it is what `tls` would make: a reload may have
+    /// changed that. `careful`: for a request that can be sent only once.
+    pub fn take(
+        &self,
+        backend: u64,
+        now: u64,
+        careful: bool,
+        tls: Option<&Arc<ClientConfig>>,
+    ) -> Option<Box<BackendConn>> {
         let mut map = self.0.borrow_mut();
         let resting = map.get_mut(&backend)?;
-        while let Some(found) = resting.pop() {
+        while let Some(mut found) = resting.pop() {
             // All below are older still; the sweep drops those whose time is up.
             if found.until <= now {
                 return None;
@@ -48,7 +56,8 @@ impl Idle {
                 resting.push(found);
                 return None;
             }
-            if if careful { found.conn.is_live() } else { found.conn.is_ready() } {
+            let conn = &mut found.conn;
+            if conn.suits(tls) && if careful { conn.is_live() } else { conn.is_ready() } {
                 return Some(found.conn);
             }
         }
@@ -58,7 +67,7 @@ impl Idle {
     /// Drops what has rested long enough or was closed by its backend.
     pub fn sweep(&self, now: u64) {
         self.0.borrow_mut().retain(|_, resting| {
-            resting.retain(|found| found.until > now && found.conn.is_ready());
+            resting.retain_mut(|found| found.until > now && found.conn.is_ready());
             !resting.is_empty()
         });
     }

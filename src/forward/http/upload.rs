@@ -50,7 +50,7 @@ pub struct Upload {
 /// How far one attempt has come.
 #[derive(Debug, Default)]
 struct Attempt {
-    /// Bytes to be written next, the head first.
+    /// Bytes to be written next, the head first. Empty, they wait to be on their way.
     pending: Option<Buffer>,
     /// The head is none of them, and has not been sent.
     owes_head: bool,
@@ -135,6 +135,7 @@ impl Upload {
                     }
                     continue;
                 }
+                let all = pending.is_empty();
                 let last = self.attempt.owes_end
                     && !self.attempt.chunk
                     && self.attempt.replayed == self.kept.len()
@@ -142,13 +143,11 @@ impl Upload {
                     && front.trailers().is_none();
                 match conn.poll_write(cx, pending, last) {
                     Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(())) if all => self.attempt.pending = None,
                     Poll::Ready(Ok(())) => {
                         self.attempt.wrote = true;
                         self.moved = true;
-                        if pending.is_empty() {
-                            self.attempt.pending = None;
-                            self.attempt.owes_end &= !last;
-                        }
+                        self.attempt.owes_end &= !(last && pending.is_empty());
                     }
                     // A backend that answers early and closes resets what we go on sending. What it said
                     // before is still there to be read, and the read side will tell the end.

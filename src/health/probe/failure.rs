@@ -5,6 +5,7 @@ use std::io;
 
 use super::wire::Said;
 use crate::observe::cells::PROBE_FAILURES;
+use crate::tls::client::{Kind, Trouble};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
@@ -36,6 +37,8 @@ pub enum Failure {
     ServerError(Said),
     /// The answer is not of the protocol that was spoken; what is wrong, as a sentence.
     Protocol(&'static str),
+    /// The TLS handshake failed, or the backend does not accept it; the certificate was looked at.
+    Tls(Trouble),
     /// A replica whose link to its master is in this state.
     Replication(Said),
 }
@@ -58,6 +61,10 @@ impl Failure {
         "server_error",
         "protocol",
         "replication",
+        "certificate_expired",
+        "certificate_issuer",
+        "certificate_name",
+        "tls",
     ];
 
     /// Its place in [`Failure::LABELS`], and so its metric cell.
@@ -78,6 +85,12 @@ impl Failure {
             Failure::ServerError(_) => 12,
             Failure::Protocol(_) => 13,
             Failure::Replication(_) => 14,
+            Failure::Tls(trouble) => match trouble.kind {
+                Kind::Expired => 15,
+                Kind::UnknownIssuer => 16,
+                Kind::WrongName => 17,
+                Kind::Handshake => 18,
+            },
         }
     }
 
@@ -92,8 +105,16 @@ impl Failure {
         }
     }
 
+    /// Whether TLS, and not the socket, has failed.
+    pub(super) fn is_tls(error: &io::Error) -> bool {
+        error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
+    }
+
     pub(super) fn from_io(error: &io::Error) -> Failure {
         use io::ErrorKind;
+        if Failure::is_tls(error) {
+            return Failure::Tls(Trouble::from_io(error));
+        }
         match error.kind() {
             ErrorKind::ConnectionRefused => Failure::Refused,
             ErrorKind::HostUnreachable
@@ -129,6 +150,7 @@ impl fmt::Display for Failure {
             Failure::Login(said) => write!(f, "the probe cannot log in: {said}"),
             Failure::ServerError(said) => write!(f, "the server answers with an error: {said}"),
             Failure::Protocol(what) => f.write_str(what),
+            Failure::Tls(trouble) => trouble.fmt(f),
             Failure::Replication(state) => {
                 write!(f, "it is a replica, but its link to the master is `{state}`")
             }

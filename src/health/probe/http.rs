@@ -11,16 +11,16 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::search::{Found, Search};
 use super::{ANSWER_BYTES, Failure, PARTING, USER_AGENT, part};
 use crate::config::model::HttpProbe;
+use crate::forward::backend_stream::BackendStream;
 
 /// Passes if the status is among `expect_status` and `expect_body`, where given, in the body.
 pub(super) async fn exchange(
-    stream: TcpStream,
+    stream: BackendStream,
     target: SocketAddr,
     ask: &HttpProbe,
 ) -> Result<(), Failure> {

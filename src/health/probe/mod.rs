@@ -10,23 +10,29 @@ pub mod postgres;
 pub mod redis;
 mod search;
 pub mod tcp;
+pub mod tls;
 mod wire;
 
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
 pub use failure::Failure;
 
 use crate::config::model::{HealthCheck, ProbeKind};
+use crate::forward::backend_stream::{BackendStream, Offer};
 use crate::forward::connect::connect;
 use crate::pool::BackendAddr;
 use crate::sys::shortage::is_shortage;
+use crate::tls::client::Trouble;
 
 /// Sent as `user-agent`, so that a backend's log tells probes from clients.
 pub const USER_AGENT: &str = concat!("evenkeel/", env!("CARGO_PKG_VERSION"), " probe");
@@ -51,11 +57,13 @@ pub enum Verdict {
 
 /// Makes probes: the network, or a script in a test.
 pub trait Prober: 'static {
-    /// Must end soon after `check.timeout`; dropping it ends it at once.
+    /// Must end soon after `check.timeout`; dropping it ends it at once. `name`: what the backend has to
+    /// prove that it is, where `check.tls` is set.
     fn probe(
         &self,
         check: &HealthCheck,
         backend: BackendAddr,
+        name: Option<&ServerName<'static>>,
     ) -> impl Future<Output = Verdict> + 'static;
 }
 
@@ -68,7 +76,10 @@ impl Prober for Network {
         &self,
         check: &HealthCheck,
         backend: BackendAddr,
+        name: Option<&ServerName<'static>>,
     ) -> impl Future<Output = Verdict> + 'static {
+        let secure = check.tls.as_ref().zip(name);
+        let secure = secure.map(|(tls, name)| (tls.config.clone(), name.clone()));
         let target = target(check, backend);
         let deadline = Instant::now() + check.timeout;
         let kind = check.kind.clone();
@@ -82,11 +93,17 @@ impl Prober for Network {
             let exchange = async {
                 match &kind {
                     ProbeKind::Http(ask) => {
+                        let stream = secured(stream, secure, Offer::Http1).await?;
                         http::exchange(stream, target, ask).await.map(|()| Verdict::Pass)
                     }
                     ProbeKind::Tcp { send, expect } => {
+                        let stream = secured(stream, secure, Offer::Nothing).await?;
                         let exchange = tcp::exchange(stream, send.as_deref(), expect.as_deref());
                         exchange.await.map(|()| Verdict::Pass)
+                    }
+                    ProbeKind::Tls => {
+                        let stream = secured(stream, secure, Offer::Nothing).await?;
+                        tls::exchange(stream).await.map(|()| Verdict::Pass)
                     }
                     ProbeKind::Postgres(ask) => postgres::exchange(stream, ask).await,
                     ProbeKind::Redis(ask) => redis::exchange(stream, ask).await,
@@ -99,6 +116,20 @@ impl Prober for Network {
                 Err(_) => Verdict::Fail(Failure::Timeout),
             }
         }
+    }
+}
+
+/// Over TLS, if probes are to be. Each handshake is a whole one: it looks at the certificate.
+async fn secured(
+    stream: TcpStream,
+    secure: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    offer: Offer,
+) -> Result<BackendStream, Failure> {
+    match secure {
+        None => Ok(BackendStream::Tcp(stream)),
+        Some((config, name)) => BackendStream::handshake(stream, &config, name, offer)
+            .await
+            .map_err(|error| Failure::Tls(Trouble::from_io(&error))),
     }
 }
 
@@ -115,7 +146,7 @@ fn target(check: &HealthCheck, backend: BackendAddr) -> SocketAddr {
 /// asks them to. After a TCP probe it is us: a bare connection ends by our FIN, because a reset (the
 /// way round TIME_WAIT) looks like a failure to the backend. That leaves 60 s / `interval` entries of
 /// some 250 bytes a backend, each backend with ports of its own: 30 at the default, no storm.
-async fn part(mut stream: TcpStream) {
+async fn part(mut stream: impl AsyncRead + Unpin) {
     let read_on = async {
         let mut space = [0; 2048];
         let mut read = 0;

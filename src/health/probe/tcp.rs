@@ -1,19 +1,20 @@
 //! The TCP probe: a connection is enough, or something is sent and a text expected.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use super::search::{Found, Search};
 use super::{Failure, part};
+use crate::forward::backend_stream::BackendStream;
 
 /// Passes if `expect`, where given, occurs in the first 64 KiB of the answer to `send`.
 pub(super) async fn exchange(
-    mut stream: TcpStream,
+    mut stream: BackendStream,
     send: Option<&[u8]>,
     expect: Option<&[u8]>,
 ) -> Result<(), Failure> {
     if let Some(send) = send {
         stream.write_all(send).await.map_err(|error| Failure::from_io(&error))?;
+        stream.flush().await.map_err(|error| Failure::from_io(&error))?;
     }
     if let Some(expect) = expect {
         await_text(&mut stream, expect).await?;
@@ -24,7 +25,7 @@ pub(super) async fn exchange(
     Ok(())
 }
 
-async fn await_text(stream: &mut TcpStream, wanted: &[u8]) -> Result<(), Failure> {
+async fn await_text(stream: &mut BackendStream, wanted: &[u8]) -> Result<(), Failure> {
     let mut search = Search::new(wanted);
     let mut space = vec![0; 4096];
     loop {

@@ -89,7 +89,7 @@ fn http(expect_body: Option<&str>) -> HttpProbe {
 }
 
 async fn probe(addr: SocketAddr, kind: ProbeKind) -> Verdict {
-    Network.probe(&check(kind), BackendAddr(addr)).await
+    Network.probe(&check(kind), BackendAddr(addr), None).await
 }
 
 async fn http_verdict(backend: Backend, expect_body: Option<&str>) -> Verdict {
@@ -265,6 +265,6 @@ async fn another_port_and_address_can_be_probed() {
         address: Some(addr.ip()),
         ..check(ProbeKind::Tcp { send: None, expect: None })
     };
-    let verdict = Network.probe(&check, elsewhere).await;
+    let verdict = Network.probe(&check, elsewhere, None).await;
     assert!(matches!(verdict, Verdict::Pass), "{verdict:?}");
 }

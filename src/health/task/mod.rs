@@ -18,6 +18,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::pki_types::ServerName;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -68,6 +69,7 @@ struct Known {
 
 struct Running {
     check: Rc<HealthCheck>,
+    name: Option<ServerName<'static>>,
     _loop: Stop,
 }
 
@@ -141,9 +143,11 @@ impl<P: Prober> Health<P> {
                     known.uncheck();
                     continue;
                 };
-                if known.running.as_ref().is_none_or(|running| running.check != *check) {
+                let name = &member.probed_as;
+                let is = |running: &Running| running.check == *check && running.name == *name;
+                if !known.running.as_ref().is_some_and(is) {
                     known.prepare(in_use, &self.standing);
-                    starts.push((member.state.id, check.clone()));
+                    starts.push((member.state.id, check.clone(), name.clone()));
                 }
                 if let Some(record) = &known.record {
                     record.borrow_mut().wait(waiting.clone());
@@ -151,8 +155,8 @@ impl<P: Prober> Health<P> {
             }
         }
         let of = starts.len();
-        for (place, (id, check)) in starts.into_iter().enumerate() {
-            self.start(id, check, place, of);
+        for (place, (id, check, name)) in starts.into_iter().enumerate() {
+            self.start(id, (check, name), (place, of));
         }
         self.forget();
         Settled(settled)
@@ -165,7 +169,13 @@ impl<P: Prober> Health<P> {
         }
     }
 
-    fn start(&mut self, id: u64, check: Rc<HealthCheck>, place: usize, of: usize) {
+    /// Number `place` of `of`.
+    fn start(
+        &mut self,
+        id: u64,
+        (check, name): (Rc<HealthCheck>, Option<ServerName<'static>>),
+        (place, of): (usize, usize),
+    ) {
         let Some(known) = self.known.get_mut(&id) else { return };
         let Some(record) = &known.record else { return };
         let probing = Probing {
@@ -176,10 +186,11 @@ impl<P: Prober> Health<P> {
             thresholds: Thresholds::from(&*check),
             schedule: Schedule::from(&*check),
             check: check.clone(),
+            name: name.clone(),
             rng: self.rng.fork(),
         };
         let task = tokio::task::spawn_local(probing.run(place, of));
-        known.running = Some(Running { check, _loop: Stop(task) });
+        known.running = Some(Running { check, name, _loop: Stop(task) });
     }
 
     /// Stops the loops of backends that are in no pool any more, and drops what is known of those that

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::pki_types::ServerName;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -29,6 +30,8 @@ pub(super) struct Probing<P> {
     pub record: Rc<RefCell<Record>>,
     pub backend: Arc<BackendState>,
     pub check: Rc<HealthCheck>,
+    /// What the backend has to prove that it is, where probes go over TLS.
+    pub name: Option<ServerName<'static>>,
     pub thresholds: Thresholds,
     pub schedule: Schedule,
     pub rng: fastrand::Rng,
@@ -102,7 +105,7 @@ impl<P: Prober> Probing<P> {
             }
         };
         let begun = Instant::now();
-        let probe = self.prober.probe(&self.check, self.backend.addr);
+        let probe = self.prober.probe(&self.check, self.backend.addr, self.name.as_ref());
         let verdict = match timeout(self.check.timeout + GRACE, probe).await {
             Ok(verdict) => verdict,
             Err(_) => Verdict::Fail(Failure::Timeout),

@@ -4,16 +4,16 @@
 //! carries one exchange at a time, and another only if nothing about the last one was in doubt.
 
 use std::io;
-use std::mem::MaybeUninit;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 
-use socket2::SockRef;
-use tokio::io::ReadBuf;
-use tokio::net::TcpStream;
+use rustls::ClientConfig;
+use tokio::io::AsyncWrite;
 
 use super::body::{Body, Broken, Form};
 use super::parse::{self, Limits};
+use crate::forward::backend_stream::BackendStream;
 use crate::forward::buffer::Buffer;
 use crate::forward::buffers::Buffers;
 use crate::forward::http::bulk::Source;
@@ -25,7 +25,7 @@ use crate::pool::BackendState;
 
 #[derive(Debug)]
 pub struct BackendConn {
-    stream: TcpStream,
+    stream: BackendStream,
     meter: Meter,
     /// Read and not used yet.
     input: Option<Buffer>,
@@ -38,30 +38,26 @@ pub struct BackendConn {
 
 impl BackendConn {
     /// Takes over a fresh connection to `backend`, on behalf of worker number `worker`.
-    pub fn new(stream: TcpStream, backend: &Arc<BackendState>, worker: usize) -> BackendConn {
+    pub fn new(stream: BackendStream, backend: &Arc<BackendState>, worker: usize) -> BackendConn {
         let meter = Meter::new(backend, worker);
         BackendConn { stream, meter, input: None, tried: 0, body: Body::none(), kept: true }
     }
 
     /// Whether it may carry another request: the last exchange ended in good order, and nothing has
     /// come since, not even an end.
-    pub fn is_ready(&self) -> bool {
-        // A task that has used up its turn is told that nothing has come, whatever has.
-        if !tokio::task::coop::has_budget_remaining() {
-            return self.is_live();
-        }
-        let mut byte = [0];
-        let mut byte = ReadBuf::new(&mut byte);
-        let mut nobody = Context::from_waker(Waker::noop());
-        self.is_at_rest() && self.stream.poll_peek(&mut nobody, &mut byte).is_pending()
+    pub fn is_ready(&mut self) -> bool {
+        self.is_at_rest() && self.stream.is_quiet()
     }
 
     /// Like `is_ready`, but asks the kernel itself whether the backend has closed it: the runtime may
     /// not have heard yet.
-    pub fn is_live(&self) -> bool {
-        let mut byte = [MaybeUninit::uninit()];
-        let peeked = SockRef::from(&self.stream).peek(&mut byte);
-        self.is_at_rest() && peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    pub fn is_live(&mut self) -> bool {
+        self.is_at_rest() && self.stream.is_quiet_now()
+    }
+
+    /// Whether it is what these settings would make.
+    pub fn suits(&self, tls: Option<&Arc<ClientConfig>>) -> bool {
+        self.stream.suits(tls)
     }
 
     /// The last exchange ended in good order.
@@ -69,8 +65,12 @@ impl BackendConn {
         self.kept && self.body.is_ended() && self.input.is_none()
     }
 
-    /// Writes once, and uses up what was written.
+    /// Writes once, and uses up what was written; with nothing to write, waits until all that was is on
+    /// its way.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, from: &mut Buffer) -> Poll<io::Result<()>> {
+        if from.is_empty() {
+            return Pin::new(&mut self.stream).poll_flush(cx);
+        }
         let n = ready!(from.poll_drain(cx, &mut self.stream))?;
         self.meter.sent(n);
         Poll::Ready(Ok(()))
@@ -184,7 +184,7 @@ impl BackendConn {
     }
 
     /// After an answer of 101: the socket, and what was read beyond the head.
-    pub fn into_socket(self) -> (TcpStream, Option<Buffer>) {
+    pub fn into_socket(self) -> (BackendStream, Option<Buffer>) {
         (self.stream, self.input)
     }
 }

@@ -118,6 +118,9 @@ impl Stream {
         last: bool,
     ) -> Poll<Result<(), ()>> {
         let Some(up) = &mut self.up else { return Poll::Ready(Err(())) };
+        if from.is_empty() {
+            return Poll::Ready(Ok(())); // the connection's task sees to it
+        }
         up.reserve_capacity(from.len());
         while up.capacity() == 0 {
             match ready!(up.poll_capacity(cx)) {

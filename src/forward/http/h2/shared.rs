@@ -10,6 +10,7 @@ use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use bytes::Bytes;
 use h2::client::{Builder, Connection, SendRequest};
 use h2::{Ping, PingPong};
 use rustc_hash::FxHashMap;
+use rustls::ClientConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 
@@ -56,6 +58,8 @@ struct OfBackend {
     conns: Vec<Rc<SharedConn>>,
     /// One is being made.
     connecting: bool,
+    /// The last one was not of HTTP/2: there is nothing to share, or to wait for.
+    alone: bool,
     /// For those who wait for it.
     made: Rc<Notify>,
 }
@@ -70,6 +74,8 @@ pub struct SharedConn {
     rests_since: Cell<u64>,
     /// Ticks that it may rest.
     keep: u64,
+    /// What it was made by.
+    tls: Option<Arc<ClientConfig>>,
 }
 
 /// What a connection's task and its requests tell one another.
@@ -124,6 +130,15 @@ impl SharedConn {
             && matches!(self.send.clone().poll_ready(&mut nobody), Poll::Ready(Ok(())))
     }
 
+    /// Whether it is what these settings would make: a reload may have changed them.
+    fn suits(&self, tls: Option<&Arc<ClientConfig>>) -> bool {
+        match (&self.tls, tls) {
+            (None, None) => true,
+            (Some(own), Some(wanted)) => Arc::ptr_eq(own, wanted),
+            (None, Some(_)) | (Some(_), None) => false,
+        }
+    }
+
     fn has_room(&self) -> bool {
         self.streams.get() < self.send.current_max_send_streams().min(STREAMS)
     }
@@ -143,10 +158,16 @@ pub struct Making {
 impl Making {
     /// It is made, and may carry requests: the first is this one.
     pub fn done(self, conn: Rc<SharedConn>) -> Box<Stream> {
-        let mut map = self.of.0.borrow_mut();
-        map.entry(self.backend).or_default().conns.push(conn.clone());
-        drop(map);
+        self.of.with(self.backend, |of| {
+            of.alone = false;
+            of.conns.push(conn.clone());
+        });
         Stream::new(conn)
+    }
+
+    /// It is made, and nobody else's.
+    pub fn alone(self) {
+        self.of.with(self.backend, |of| of.alone = true);
     }
 }
 
@@ -162,23 +183,34 @@ impl Drop for Making {
 
 impl SharedConns {
     /// Room on a connection that is there. `careful`: for a request that can be sent only once.
-    pub fn take(&self, backend: u64, now: u64, careful: bool) -> Option<Box<Stream>> {
+    pub fn take(
+        &self,
+        backend: u64,
+        now: u64,
+        careful: bool,
+        tls: Option<&Arc<ClientConfig>>,
+    ) -> Option<Box<Stream>> {
         let mut map = self.0.borrow_mut();
         let conns = &mut map.get_mut(&backend)?.conns;
         conns.retain(|conn| conn.is_open());
         let most =
             |conn: &SharedConn| if careful { ticks(FRESH).min(conn.keep) } else { conn.keep };
-        let found =
-            conns.iter().find(|conn| conn.has_room() && !conn.has_rested(now, most(conn)))?;
+        let good = |conn: &&Rc<SharedConn>| {
+            conn.has_room() && conn.suits(tls) && !conn.has_rested(now, most(conn))
+        };
+        let found = conns.iter().find(good)?;
         Some(Stream::new(found.clone()))
     }
 
     /// Leave to make a further one; `None` while another is being made.
     pub fn make(&self, backend: u64) -> Option<Making> {
-        let mut map = self.0.borrow_mut();
-        let conns = map.entry(backend).or_default();
-        let free = !std::mem::replace(&mut conns.connecting, true);
+        let free =
+            self.with(backend, |of| of.alone || !std::mem::replace(&mut of.connecting, true));
         free.then(|| Making { of: self.clone(), backend })
+    }
+
+    fn with<T>(&self, backend: u64, work: impl FnOnce(&mut OfBackend) -> T) -> T {
+        work(self.0.borrow_mut().entry(backend).or_default())
     }
 
     /// Done when the one that is being made is there, or will not be.
@@ -226,6 +258,7 @@ pub async fn begin<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     meter: Meter,
     wheel: &Rc<Wheel>,
     keep: Duration,
+    tls: Option<Arc<ClientConfig>>,
 ) -> Result<Rc<SharedConn>, Cause> {
     let pulse = Rc::new(Pulse {
         wheel: wheel.clone(),
@@ -252,7 +285,8 @@ pub async fn begin<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     })
     .await?;
     let (streams, rests_since) = (Cell::new(0), Cell::new(wheel.now()));
-    let shared = SharedConn { send, pulse: pulse.clone(), streams, rests_since, keep: ticks(keep) };
+    let shared =
+        SharedConn { send, pulse: pulse.clone(), streams, rests_since, keep: ticks(keep), tls };
     tokio::task::spawn_local(drive(conn, pulse));
     Ok(Rc::new(shared))
 }
