@@ -16,6 +16,7 @@ mod h1_requests;
 mod h1_responses;
 mod h1_streams;
 mod h2;
+mod h2_backend;
 mod h2_frames;
 mod health;
 mod http_balance;
