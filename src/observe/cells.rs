@@ -361,7 +361,7 @@ pub struct PassiveCells {
 }
 
 /// How many kinds of failed probes there are: `health::probe::Failure`.
-pub const PROBE_FAILURES: usize = 19;
+pub const PROBE_FAILURES: usize = 20;
 
 /// What the control thread counts for the probes of one backend.
 #[derive(Debug, Default)]

@@ -9,6 +9,7 @@ mod drain;
 mod exclusive;
 mod failover;
 mod faults;
+mod grpc;
 mod h1_corpus;
 mod h1_differential;
 mod h1_passes;

@@ -440,6 +440,10 @@ pub enum ProbeKind {
     },
     /// A TLS handshake.
     Tls,
+    /// `grpc.health.v1.Health/Check` of this service; empty is the server as a whole.
+    Grpc {
+        service: String,
+    },
     Postgres(PostgresProbe),
     Redis(RedisProbe),
     Mysql(MysqlProbe),
@@ -449,7 +453,10 @@ impl ProbeKind {
     /// It wants one role of several: a backend may be well and yet not wanted.
     pub fn tells_role(&self) -> bool {
         match self {
-            ProbeKind::Http(_) | ProbeKind::Tcp { .. } | ProbeKind::Tls => false,
+            ProbeKind::Http(_)
+            | ProbeKind::Tcp { .. }
+            | ProbeKind::Tls
+            | ProbeKind::Grpc { .. } => false,
             ProbeKind::Postgres(probe) => probe.role != PostgresRole::Any,
             ProbeKind::Redis(probe) => probe.role != RedisRole::Any,
             ProbeKind::Mysql(probe) => probe.role != MysqlRole::Any,
@@ -459,6 +466,8 @@ impl ProbeKind {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct HttpProbe {
+    /// Over HTTP/2: the pool's backends may speak nothing else.
+    pub http2: bool,
     /// Starts with a slash.
     pub path: String,
     /// `None`: the address that is probed.

@@ -131,6 +131,7 @@ pub fn pool(cx: &mut Cx<'_>, at: &Path, name: Name, mut raw: raw::Pool, shared: 
     }
     if let Some(check) = &mut health_check {
         pool_tls::of_probes(check, tls.as_ref());
+        health::speak(check, protocol);
     }
     Pool {
         balance: own.balance.or_else(|| shared.balance.clone()).unwrap_or(all.balance),
