@@ -29,6 +29,7 @@ use crate::health::task::standing::{Orders, Release, Standing};
 use crate::lifecycle::phase::Phase;
 use crate::lifecycle::publish::{self, Publisher};
 use crate::lifecycle::reload::{Applier, ApplyError, Source, warn_of};
+use crate::lifecycle::renew::Renewal;
 use crate::lifecycle::resolve::Addresses;
 use crate::lifecycle::sockets::Sockets;
 use crate::lifecycle::status::Status;
@@ -37,7 +38,7 @@ use crate::listen::Gate;
 use crate::observe::log::{self, LogError};
 use crate::sys::files;
 
-/// How often a watched file is looked at, and old snapshots are let go.
+/// How often files that may change are looked at, and old snapshots are let go.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug)]
@@ -91,7 +92,7 @@ impl App {
     /// Loads, binds, probes, and serves: when this returns, clients are accepted.
     pub async fn start(options: Options) -> Result<App, StartError> {
         let watched = options.watch.then(|| fingerprint(&options.source));
-        let loaded = options.source.load()?;
+        let loaded = options.source.load(None)?;
         log::init(loaded.config.log)?;
         warn_of(&loaded);
         let signals = Signals::new().map_err(StartError::Signals)?;
@@ -130,6 +131,7 @@ impl App {
             standing,
             workers: commands,
             addresses: Addresses::default(),
+            renewal: Renewal::default(),
         };
         applier.apply(config).await?;
         let app = App { shared, admin, applier, threads, ended, signals, watched };
@@ -166,6 +168,7 @@ impl App {
                 }
                 () = sleep(HOUSEKEEPING) => {
                     self.applier.publisher.drop_retired();
+                    self.applier.look_after_certificates();
                     let now = || fingerprint(&self.applier.source);
                     let changed = self.watched.is_some_and(|before| before != now());
                     if changed && self.reload_or_stop().await {

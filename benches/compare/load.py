@@ -23,7 +23,11 @@ class Seen:
 
 def load(url, workload, seconds, cpu):
     if workload.client == "bulk":
-        return bulk(url, workload.connections, seconds, cpu)
+        return script("bulk", url, workload.connections, seconds, cpu=cpu)
+    if workload.client == "h2load":
+        return h2load(url, workload.connections, seconds, cpu)
+    if workload.client == "resume":
+        return script("resume", url, seconds, cpu=cpu)
     return wrk(url, workload.connections, seconds, cpu, workload.close)
 
 
@@ -71,12 +75,28 @@ def wrk(url, connections, seconds, cpu, close=False):
     )
 
 
-def bulk(url, connections, seconds, cpu):
-    client = Path(__file__).with_name("bulk")
-    command = ["taskset", "-c", str(cpu), sys.executable, client, url, connections, seconds]
+def h2load(url, connections, seconds, cpu):
+    """HTTP/2, ten streams a connection."""
+    command = ["taskset", "-c", str(cpu), "h2load", "-t1", f"-c{connections}", "-m10"]
+    done = subprocess.run([*command, f"-D{seconds}", url], capture_output=True, text=True)
+    text = done.stdout
+    took = re.search(r"finished in ([\d.]+)(ms|s),", text)
+    counts = re.search(r"(\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout", text)
+    protocol = "Application protocol: h2" in text
+    if done.returncode != 0 or not took or not counts or not protocol or int(counts[1]) == 0:
+        raise RuntimeError(f"h2load {url}: {text + done.stderr}")
+    if counts.groups()[1:] != ("0", "0", "0"):
+        raise RuntimeError(f"h2load {url}: {counts[0]}")
+    length = float(took[1]) * (1e-3 if took[2] == "ms" else 1.0)
+    return Seen(int(counts[1]), length, float("nan"))
+
+
+def script(name, url, *numbers, cpu):
+    client = Path(__file__).with_name(name)
+    command = ["taskset", "-c", str(cpu), sys.executable, client, url, *numbers]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     if done.returncode != 0:
-        raise RuntimeError(f"bulk {url}: {done.stderr}")
+        raise RuntimeError(f"{name} {url}: {done.stderr}")
     return Seen(**json.loads(done.stdout))
 
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 class Workload:
     name: str
     question: str
-    mode: str  # "http": requests are read and passed on one by one; "tcp": bytes are relayed
+    mode: str  # "http": requests are read and passed on one by one; "tcp": bytes; "tls": https
     path: str
     connections: int = 64
     close: bool = False  # each request on a connection of its own
-    client: str = "wrk"  # or "bulk", or "idle"
+    client: str = "wrk"  # or "bulk", "idle", "h2load", "resume"
 
     @property
     def cost(self):
@@ -35,5 +35,16 @@ WORKLOADS = [
     Workload("tcp-small", "small exchanges over long TCP streams", "tcp", "/small"),
     Workload("tcp-10m", "10 MiB at a time over long TCP streams", "tcp", "/10m", 4, client="bulk"),
     Workload("tcp-churn", "a TCP stream for each small exchange", "tcp", "/small", close=True),
+    Workload("tls-small", f"small answers over {KEPT} and TLS 1.3", "tls", "/small"),
+    Workload("tls-1m", f"answers of 1 MiB over {KEPT} and TLS 1.3", "tls", "/1m", 8),
+    Workload("tls-full", "a full handshake for each request", "tls", "/small", close=True),
+    Workload(
+        "tls-resumed", "a resumed handshake for each request, one at a time", "tls", "/small", 1,
+        close=True, client="resume",
+    ),
+    Workload(
+        "h2-small", "small answers over HTTP/2, ten at once a connection", "tls", "/small", 16,
+        client="h2load",
+    ),
     Workload("idle", f"memory of idle {KEPT}", "http", "/small", 10_000, client="idle"),
 ]

@@ -133,7 +133,14 @@ fn machine(file: &Path, result: &Result<Loaded, LoadError>, verdict: Verdict) ->
     match result {
         Ok(loaded) => {
             let pools = summary::pools_for_machines(&loaded.config);
-            json!({"file": file, "status": status, "problems": loaded.warnings, "pools": pools})
+            let certificates = summary::certificates_for_machines(&loaded.config);
+            json!({
+                "file": file,
+                "status": status,
+                "problems": loaded.warnings,
+                "pools": pools,
+                "certificates": certificates,
+            })
         }
         Err(LoadError::Invalid(problems)) => {
             json!({"file": file, "status": status, "problems": problems})
@@ -150,6 +157,7 @@ mod tests {
     use super::*;
 
     fn fixture(name: &str) -> PathBuf {
+        crate::tls::testing::fixtures();
         Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/config").join(name)
     }
 
@@ -215,6 +223,11 @@ mod tests {
             "tier 0, then 1: an operator switches, failback by an operator",
             "exclusive: one backend is used at a time",
             "no health check: a dead backend is found by requests that fail",
+            "tls 1.3, http/1.1, h2, only names that are covered",
+            "web-rsa.pem (RSA) for example.com, *.example.com: expires 2049-01-01, in ",
+            "client certificates optional, of 1 authority, less those that are revoked",
+            "session tickets with 1 keys of",
+            "Strict-Transport-Security for 365d",
         ] {
             assert!(text.contains(part), "{part} in\n{text}");
         }

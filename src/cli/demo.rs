@@ -72,7 +72,7 @@ pub fn run(args: &Args) -> ExitCode {
 async fn demo(args: Args) -> ExitCode {
     let (name, text) = ("config.example.yaml".to_owned(), CONFIG.to_owned());
     let source = Source::Text { name, text };
-    let addrs: Vec<SocketAddr> = match source.load() {
+    let addrs: Vec<SocketAddr> = match source.load(None) {
         Ok(loaded) => backends(&loaded.config),
         Err(error) => {
             eprintln!("evenkeel: {error}");

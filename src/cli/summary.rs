@@ -3,6 +3,8 @@
 //!
 //! Only reads the model; `check` prints it.
 
+mod tls;
+
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::time::Duration;
@@ -16,6 +18,8 @@ use crate::config::model::{
     RedisRole,
 };
 use crate::config::units::show_duration;
+
+pub use tls::certificates_for_machines;
 
 /// Of a long list the first few, and how many more there are.
 const SHOWN: usize = 20;
@@ -35,10 +39,12 @@ fn listener(listener: &Listener, out: &mut dyn Write) -> io::Result<()> {
     let binds = listener.bind.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     match &listener.mode {
         Mode::Tcp { pool } => {
-            writeln!(out, "listener {}: tcp on {binds} -> pool {pool}", listener.name)
+            writeln!(out, "listener {}: tcp on {binds} -> pool {pool}", listener.name)?;
+            tls::write(listener.tls.as_ref(), out)
         }
         Mode::Http { routes } => {
             writeln!(out, "listener {}: http on {binds}", listener.name)?;
+            tls::write(listener.tls.as_ref(), out)?;
             for route in routes.iter().take(SHOWN) {
                 writeln!(out, "  {} -> {}", matching(&route.matches), action(&route.action))?;
             }

@@ -1,6 +1,6 @@
 //! The one way to a configuration: start, reload, `check` and `demo` all come through here.
 //!
-//! Reads the file and its error pages, nothing else: no socket is opened, no name resolved.
+//! Reads the file and the files that it names, nothing else: no socket is opened, no name resolved.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -18,6 +18,8 @@ pub struct Loaded {
     pub config: Config,
     /// What is allowed but hardly meant; none of them is an error.
     pub warnings: Vec<Problem>,
+    /// Certificates that could not be read, and for which those in force stay; each is warned of.
+    pub kept_certificates: u64,
 }
 
 /// Why there is no configuration. `Display` is one line, for a log.
@@ -33,6 +35,12 @@ pub enum LoadError {
 
 /// Loads a file. `env` answers for the environment: `&|name| std::env::var(name).ok()`.
 pub fn load(path: &Path, env: Env<'_>) -> Result<Loaded, LoadError> {
+    load_after(path, env, None)
+}
+
+/// The same while `before` is in force: a certificate that cannot be read any more keeps its good
+/// predecessor, with a warning, instead of being an error.
+pub fn load_after(path: &Path, env: Env<'_>, before: Option<&Config>) -> Result<Loaded, LoadError> {
     let name = path.display().to_string();
     let bytes =
         read(path).map_err(|source| LoadError::Unreadable { path: path.to_owned(), source })?;
@@ -51,7 +59,7 @@ pub fn load(path: &Path, env: Env<'_>) -> Result<Loaded, LoadError> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    parse(&text, &name, base_dir, env)
+    parse_after(&text, &name, base_dir, env, before)
 }
 
 /// The same for a text in memory; `file_name` is what reports call it, relative paths start at
@@ -61,6 +69,17 @@ pub fn parse(
     file_name: &str,
     base_dir: &Path,
     env: Env<'_>,
+) -> Result<Loaded, LoadError> {
+    parse_after(text, file_name, base_dir, env, None)
+}
+
+/// As [`load_after`].
+pub fn parse_after(
+    text: &str,
+    file_name: &str,
+    base_dir: &Path,
+    env: Env<'_>,
+    before: Option<&Config>,
 ) -> Result<Loaded, LoadError> {
     // A byte order mark would move every column of the first line.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -73,9 +92,11 @@ pub fn parse(
             return Err(LoadError::Invalid(vec![problem]));
         }
     };
-    match validate::validate(reading, &source, base_dir) {
-        (Some(config), warnings) => Ok(Loaded { config, warnings }),
-        (None, problems) => Err(LoadError::Invalid(problems)),
+    let validated = validate::validate(reading, &source, base_dir, before);
+    let (problems, kept_certificates) = (validated.problems, validated.kept_certificates);
+    match validated.config {
+        Some(config) => Ok(Loaded { config, warnings: problems, kept_certificates }),
+        None => Err(LoadError::Invalid(problems)),
     }
 }
 

@@ -3,7 +3,7 @@
 //! `spans` reads the text for positions, `reading` reads it again for values and holds the two
 //! together, `shape` knows every key, `raw` mirrors the file for serde, `validate` turns it into
 //! `model`, `problems` says what is wrong and where. `load` is what start, reload and `check`
-//! share; it opens no socket and reads nothing but the file and its error pages.
+//! share; it opens no socket and reads nothing but the file and the files that it names.
 
 pub mod defaults;
 pub mod diff;
@@ -24,4 +24,4 @@ mod validate;
 #[cfg(test)]
 mod tests;
 
-pub use load::{LoadError, Loaded, load, parse};
+pub use load::{LoadError, Loaded, load, load_after, parse, parse_after};

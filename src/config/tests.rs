@@ -12,6 +12,7 @@ use super::source::Source;
 use super::{LoadError, Loaded, keys, load, parse, reading, shape, spans};
 
 fn fixtures(kind: &str) -> Vec<PathBuf> {
+    crate::tls::testing::fixtures();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/config").join(kind);
     let entries = fs::read_dir(&folder).expect("the folder of fixtures");
     let mut files: Vec<PathBuf> = entries
@@ -340,6 +341,7 @@ fn a_file_full_of_problems_is_bounded_and_says_what_it_leaves_out() {
 fn a_folder_of_files_is_read_with_what_stands_beside_them() {
     let path =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/config/valid/everything.yaml");
+    crate::tls::testing::fixtures();
     let loaded = load(&path, &environment).expect("a valid file");
     let pages = &loaded.config.listeners[0].error_pages.0;
     assert_eq!(&pages[0].body[..], b"{\"error\":503}\n");

@@ -2,11 +2,12 @@
 //!
 //! Start and reload go the same way: load the file, `resolve` the names in it, bind what is new
 //! (`sockets`), build a whole snapshot, let `health` find its first verdicts, and swap (`publish`).
-//! Whatever fails on that way changes nothing.
+//! Whatever fails on that way changes nothing. Certificates that are renewed meanwhile come in by `renew`.
 
 pub mod phase;
 pub mod publish;
 pub mod reload;
+pub mod renew;
 pub mod resolve;
 pub mod sockets;
 pub mod status;

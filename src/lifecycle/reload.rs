@@ -7,12 +7,14 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::timeout;
 
 use super::publish::{BuildError, Publisher};
+use super::renew::Renewal;
 use super::resolve::{Addresses, ResolveError};
 use super::sockets::Sockets;
 use super::status::Status;
@@ -42,11 +44,14 @@ pub enum Source {
 }
 
 impl Source {
-    pub fn load(&self) -> Result<Loaded, LoadError> {
+    /// `before` is what is in force, if anything is.
+    pub fn load(&self, before: Option<&Config>) -> Result<Loaded, LoadError> {
         let env = |name: &str| std::env::var(name).ok();
         match self {
-            Source::File(path) => config::load(path, &env),
-            Source::Text { name, text } => config::parse(text, name, ".".as_ref(), &env),
+            Source::File(path) => config::load_after(path, &env, before),
+            Source::Text { name, text } => {
+                config::parse_after(text, name, ".".as_ref(), &env, before)
+            }
         }
     }
 }
@@ -78,14 +83,17 @@ pub struct Applier {
     pub standing: Rc<Standing>,
     pub workers: Vec<UnboundedSender<Command>>,
     pub addresses: Addresses,
+    pub renewal: Renewal,
 }
 
 impl Applier {
     /// Loads the file again and puts it in force; if that fails nothing changes but the status.
     pub async fn reload(&mut self) {
-        let result = match self.source.load() {
+        let result = match self.source.load(Some(&self.current.load_full().config)) {
             Ok(loaded) => {
                 warn_of(&loaded);
+                let kept = loaded.kept_certificates;
+                self.status.certificates.failed.fetch_add(kept, Ordering::Relaxed);
                 self.apply(loaded.config).await
             }
             Err(error) => Err(error.into()),

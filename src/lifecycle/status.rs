@@ -27,6 +27,8 @@ pub struct Status {
     pub phase: watch::Sender<Phase>,
     /// Written by `lifecycle::reload`.
     pub reload: Mutex<Reload>,
+    /// Written by `lifecycle::{reload,renew}`.
+    pub certificates: CertificateReloads,
     pub limits: Limits,
     /// Client connections that each worker has open, or is about to be handed; written by
     /// `listen::gate`.
@@ -48,6 +50,14 @@ pub struct Reload {
     pub error: Option<String>,
     /// Changes that wait for a restart.
     pub needs_restart: Vec<String>,
+}
+
+/// Certificates, keys, authorities and lists whose files changed while the process ran.
+#[derive(Debug, Default)]
+pub struct CertificateReloads {
+    pub succeeded: AtomicU64,
+    /// What was in force goes on.
+    pub failed: AtomicU64,
 }
 
 /// How often each limit was hit; written by any worker, rarely.
@@ -111,6 +121,7 @@ impl Status {
                 error: None,
                 needs_restart: Vec::new(),
             }),
+            certificates: CertificateReloads::default(),
             limits: Limits::default(),
             open_by_worker: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
             panics: AtomicU64::new(0),

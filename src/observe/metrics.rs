@@ -45,6 +45,8 @@ pub enum Source {
     ListenerClasses(fn(&ListenerCells) -> &ByClass),
     /// Every cause, from the start.
     ListenerCauses(fn(&ListenerCells) -> &ByCause),
+    /// Seconds until it is over, of each certificate that is served.
+    ListenerCertificates,
     Pool(fn(&PoolCells) -> u64),
     /// Every class, from the start.
     PoolClasses(fn(&PoolCells) -> &ByClass),
@@ -126,6 +128,7 @@ pub enum ProcessFact {
     LastReloadSuccessTime,
     Generation,
     AwaitingRestart,
+    CertificateReloads,
     ScrapeSeconds,
     CpuSeconds,
     ResidentBytes,
@@ -187,6 +190,9 @@ pub const ALL: &[Metric] = &[
     counter("evenkeel_listener_sent_bytes_total", &["listener"],
         Listener(|c| c.sent_bytes.get()),
         "Bytes sent to clients."),
+    gauge("evenkeel_certificate_expiry_seconds", &["listener", "name"],
+        ListenerCertificates,
+        "Seconds until a certificate that is served expires, below 0 once it has; by its first name."),
     // Pools
     gauge("evenkeel_pool_backends", &["pool"],
         PoolState(PoolFact::Backends),
@@ -345,6 +351,9 @@ pub const ALL: &[Metric] = &[
     gauge("evenkeel_config_changes_awaiting_restart", &[],
         Process(P::AwaitingRestart),
         "Changes of the file that only a restart can bring into force."),
+    counter("evenkeel_certificate_reloads_total", &["result"],
+        Process(P::CertificateReloads),
+        "Files of certificates, keys and lists that changed, by result (success, failure)."),
     // The process
     gauge("evenkeel_build_info", &["version"],
         Process(P::BuildInfo),

@@ -34,79 +34,84 @@ const LARGEST_TICKET_KEYS: u64 = 4096;
 /// HKDF makes nothing of less (RFC 5869 3.3).
 const SECRET_BYTES: usize = 32;
 
-/// Why a file, or a pair of them, cannot be served. `Display` names the file; [`help`](Self::help) says
-/// what to do.
+/// Why a file, or a pair of them, cannot be served.
 #[derive(Debug, thiserror::Error)]
-pub enum CertificateError {
-    #[error("cannot read {}: {source}", path.display())]
-    Read { path: PathBuf, source: io::Error },
-    #[error("{} holds no certificate in PEM", .0.display())]
-    NoCertificate(PathBuf),
-    #[error("{} holds no private key in PEM", .0.display())]
-    NoKey(PathBuf),
-    #[error("the key in {} is encrypted: nobody is there to type its password", .0.display())]
-    Encrypted(PathBuf),
-    #[error("{} holds a certificate that cannot be read: {what}", path.display())]
-    Certificate { path: PathBuf, what: String },
-    #[error("the key in {} cannot be used: {what}", path.display())]
-    Key { path: PathBuf, what: String },
-    #[error("the key in {} does not belong to the certificate in {}", key.display(), cert.display())]
-    Mismatch { cert: PathBuf, key: PathBuf, further_down: bool },
-    #[error("{} holds no revocation list in PEM", .0.display())]
-    NoList(PathBuf),
-    #[error("{} holds a revocation list that cannot be read", .0.display())]
-    List(PathBuf),
-    #[error("{}, line {line}, {what}", path.display())]
-    TicketKey { path: PathBuf, line: usize, what: String },
-    #[error("{} holds no key", .0.display())]
-    NoTicketKey(PathBuf),
+#[error("{}: {what}", path.display())]
+pub struct CertificateError {
+    pub path: PathBuf,
+    pub what: Fault,
 }
 
-impl CertificateError {
-    pub fn help(&self) -> String {
+/// What is wrong with a file, without its name.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    #[error("cannot be read: {0}")]
+    Read(io::Error),
+    #[error("holds no certificate in PEM")]
+    NoCertificate,
+    #[error("holds a certificate that cannot be read: {0}")]
+    Certificate(String),
+    #[error("holds no private key in PEM")]
+    NoKey,
+    #[error("the key is encrypted: nobody is there to type its password")]
+    Encrypted,
+    #[error("the key cannot be used: {0}")]
+    Key(String),
+    /// Of the key's file.
+    #[error("the key does not belong to the certificate")]
+    Mismatch { further_down: bool },
+    #[error("holds no revocation list in PEM")]
+    NoList,
+    #[error("holds a revocation list that cannot be read")]
+    List,
+    #[error("line {line} {what}")]
+    TicketKey { line: usize, what: String },
+    #[error("holds no key")]
+    NoTicketKey,
+    #[error("holds no pair of files NAME.pem and NAME.key")]
+    NoPair,
+}
+
+impl Fault {
+    fn of(self, path: &Path) -> CertificateError {
+        CertificateError { path: path.to_owned(), what: self }
+    }
+
+    /// What to do.
+    pub fn help(&self) -> &'static str {
         match self {
-            CertificateError::Read { .. } => {
-                "a file that this process may read, relative to the configuration file".to_owned()
+            Fault::Read(_) => {
+                "a path is relative to the configuration file, and this process must \
+                               be allowed to read it"
             }
-            CertificateError::NoCertificate(_) => {
-                "the server's certificate, then the intermediate ones, each from -----BEGIN \
+            Fault::NoCertificate => {
+                "write the server's certificate, then the intermediate ones, each from -----BEGIN \
                  CERTIFICATE----- on"
-                    .to_owned()
             }
-            CertificateError::NoKey(_) => {
-                "a file with -----BEGIN PRIVATE KEY-----, RSA PRIVATE KEY or EC PRIVATE KEY"
-                    .to_owned()
+            Fault::Certificate(_) => "openssl x509 -noout -text -in FILE shows what is in it",
+            Fault::NoKey => {
+                "a key begins with -----BEGIN PRIVATE KEY-----, RSA PRIVATE KEY or EC PRIVATE KEY"
             }
-            CertificateError::Encrypted(path) => {
-                let path = path.display();
-                format!("openssl pkey -in {path} -out PLAIN.key, and guard that file by chmod 600")
+            Fault::Encrypted => {
+                "openssl pkey -in FILE -out PLAIN.key makes a plain one; guard it: chmod 600 PLAIN.key"
             }
-            CertificateError::Certificate { .. } => {
-                "openssl x509 -noout -text -in FILE shows what is in it".to_owned()
+            Fault::Key(_) => "RSA of 2048 to 8192 bits, ECDSA P-256, P-384 or P-521, or Ed25519",
+            Fault::Mismatch { further_down: true } => {
+                "it belongs to a certificate further down in that file: that one must be the first"
             }
-            CertificateError::Key { .. } => {
-                "RSA of 2048 to 8192 bits, ECDSA P-256, P-384 or P-521, or Ed25519".to_owned()
+            Fault::Mismatch { further_down: false } => {
+                "these two must print the same: openssl x509 -pubkey -noout -in CERT; openssl pkey \
+                 -pubout -in KEY"
             }
-            CertificateError::Mismatch { further_down: true, .. } => {
-                "it belongs to a certificate further down in the file: that one must be the first"
-                    .to_owned()
-            }
-            CertificateError::Mismatch { cert, key, .. } => format!(
-                "these two must print the same: openssl x509 -pubkey -noout -in {}; openssl pkey \
-                 -pubout -in {}",
-                cert.display(),
-                key.display()
-            ),
-            CertificateError::NoList(_) | CertificateError::List(_) => {
-                "a list from -----BEGIN X509 CRL----- on; openssl crl -inform DER makes it from \
+            Fault::NoList | Fault::List => {
+                "a list begins with -----BEGIN X509 CRL-----; openssl crl -inform DER makes it of \
                  others"
-                    .to_owned()
             }
-            CertificateError::TicketKey { .. } | CertificateError::NoTicketKey(_) => {
-                "a line for each key, of at least 32 random bytes in base64, the newest first; \
-                 make one with: head -c 32 /dev/urandom | base64"
-                    .to_owned()
+            Fault::TicketKey { .. } | Fault::NoTicketKey => {
+                "a line for each key, of at least 32 random bytes in base64, the newest first; make \
+                 one with: head -c 32 /dev/urandom | base64"
             }
+            Fault::NoPair => "a pair is, for example, example.pem and example.key",
         }
     }
 }
@@ -122,10 +127,10 @@ pub struct Pair {
 pub fn pair(cert: &Path, key: &Path) -> Result<Pair, CertificateError> {
     let chain = certificates(cert, LARGEST)?;
     let (signing, exposed) = private_key(key)?;
-    let wrong = |what: String| CertificateError::Certificate { path: cert.to_owned(), what };
+    let wrong = |what: String| Fault::Certificate(what).of(cert);
     // Each one: a client would choke on a chain of which a later part is broken.
     let parsed = chain.iter().map(parse).collect::<Result<Vec<_>, _>>().map_err(wrong)?;
-    let leaf = parsed.first().ok_or_else(|| CertificateError::NoCertificate(cert.to_owned()))?;
+    let leaf = parsed.first().ok_or_else(|| Fault::NoCertificate.of(cert))?;
     let (names, not_before, not_after) = facts(leaf);
     let spki = signing.public_key();
     let fits = |certificate: &X509Certificate<'_>| {
@@ -133,8 +138,7 @@ pub fn pair(cert: &Path, key: &Path) -> Result<Pair, CertificateError> {
     };
     if !fits(leaf) {
         let further_down = parsed.iter().skip(1).any(fits);
-        let (cert, key) = (cert.to_owned(), key.to_owned());
-        return Err(CertificateError::Mismatch { cert, key, further_down });
+        return Err(Fault::Mismatch { further_down }.of(key));
     }
     let certified = CertifiedKey::new(chain, signing);
     // What rustls would find out at the first handshake.
@@ -152,7 +156,7 @@ pub fn pair(cert: &Path, key: &Path) -> Result<Pair, CertificateError> {
 
 /// The pairs of a folder, NAME.pem and NAME.key, by name; a file without its other half is none.
 pub fn folder(folder: &Path) -> Result<Vec<(PathBuf, PathBuf)>, CertificateError> {
-    let wrong = |source| CertificateError::Read { path: folder.to_owned(), source };
+    let wrong = |error| Fault::Read(error).of(folder);
     let mut pairs = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(wrong)? {
         let cert = entry.map_err(wrong)?.path();
@@ -164,12 +168,12 @@ pub fn folder(folder: &Path) -> Result<Vec<(PathBuf, PathBuf)>, CertificateError
         }
     }
     pairs.sort();
-    Ok(pairs)
+    if pairs.is_empty() { Err(Fault::NoPair.of(folder)) } else { Ok(pairs) }
 }
 
 /// Authorities, for a list of those whom to trust.
 pub fn authorities(path: &Path) -> Result<Bundle, CertificateError> {
-    let wrong = |what: String| CertificateError::Certificate { path: path.to_owned(), what };
+    let wrong = |what: String| Fault::Certificate(what).of(path);
     let certificates = certificates(path, LARGEST_BUNDLE)?;
     let mut store = RootCertStore::empty();
     for certificate in &certificates {
@@ -193,15 +197,15 @@ pub fn revocations(path: &Path) -> Result<Revocations, CertificateError> {
     let mut lists = Vec::new();
     let mut next_update: Option<SystemTime> = None;
     for list in CertificateRevocationListDer::pem_slice_iter(&bytes) {
-        let list = list.map_err(|_| CertificateError::List(path.to_owned()))?;
-        let (_, parsed) = CertificateRevocationList::from_der(&list)
-            .map_err(|_| CertificateError::List(path.to_owned()))?;
+        let list = list.map_err(|_| Fault::List.of(path))?;
+        let (_, parsed) =
+            CertificateRevocationList::from_der(&list).map_err(|_| Fault::List.of(path))?;
         let next = parsed.next_update().map(|time| at(time.timestamp()));
         next_update = [next_update, next].into_iter().flatten().min();
         lists.push(Bytes::copy_from_slice(&list));
     }
     if lists.is_empty() {
-        return Err(CertificateError::NoList(path.to_owned()));
+        return Err(Fault::NoList.of(path));
     }
     Ok(Revocations { bundle: Bundle { path: path.to_owned(), der: lists.into() }, next_update })
 }
@@ -219,10 +223,7 @@ pub fn ticket_keys(path: &Path) -> Result<(TicketKeys, bool), CertificateError> 
         if line.is_empty() || line.starts_with(b"#") {
             continue;
         }
-        let wrong = |what: String| {
-            let path = path.to_owned();
-            CertificateError::TicketKey { path, line: number + 1, what }
-        };
+        let wrong = |what: String| Fault::TicketKey { line: number + 1, what }.of(path);
         let secret = base64.decode(line).map_err(|_| wrong("is no base64".to_owned()))?;
         if secret.len() < SECRET_BYTES {
             return Err(wrong(format!("is a key of {} bytes: too short", secret.len())));
@@ -230,7 +231,7 @@ pub fn ticket_keys(path: &Path) -> Result<(TicketKeys, bool), CertificateError> 
         secrets.push(Bytes::from(secret));
     }
     if secrets.is_empty() {
-        return Err(CertificateError::NoTicketKey(path.to_owned()));
+        return Err(Fault::NoTicketKey.of(path));
     }
     Ok((TicketKeys { path: path.to_owned(), secrets: secrets.into() }, exposed))
 }
@@ -240,12 +241,11 @@ fn certificates(
     largest: u64,
 ) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
     let (bytes, _) = read(path, largest)?;
-    let chain =
-        CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>().map_err(|error| {
-            CertificateError::Certificate { path: path.to_owned(), what: error.to_string() }
-        })?;
+    let chain = CertificateDer::pem_slice_iter(&bytes)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| Fault::Certificate(error.to_string()).of(path))?;
     if chain.is_empty() {
-        return Err(CertificateError::NoCertificate(path.to_owned()));
+        return Err(Fault::NoCertificate.of(path));
     }
     Ok(chain)
 }
@@ -256,13 +256,12 @@ fn private_key(path: &Path) -> Result<(SigningKey, bool), CertificateError> {
     let (bytes, exposed) = read(path, LARGEST)?;
     let encrypted = [&b"ENCRYPTED PRIVATE KEY-----"[..], b"Proc-Type: 4,ENCRYPTED"];
     if encrypted.iter().any(|mark| memchr::memmem::find(&bytes, mark).is_some()) {
-        return Err(CertificateError::Encrypted(path.to_owned()));
+        return Err(Fault::Encrypted.of(path));
     }
-    let key = PrivateKeyDer::from_pem_slice(&bytes)
-        .map_err(|_| CertificateError::NoKey(path.to_owned()))?;
+    let key = PrivateKeyDer::from_pem_slice(&bytes).map_err(|_| Fault::NoKey.of(path))?;
     let signing = super::provider().key_provider.load_private_key(key).map_err(|error| {
-        // What rustls says of it begins with `unexpected error: ` or the like; keys are never in it.
-        CertificateError::Key { path: path.to_owned(), what: error.to_string() }
+        // rustls says what it wanted, never what it got.
+        Fault::Key(error.to_string()).of(path)
     })?;
     Ok((signing, exposed))
 }
@@ -330,7 +329,7 @@ fn read(path: &Path, largest: u64) -> Result<(Vec<u8>, bool), CertificateError> 
         }
         Ok((bytes, metadata.permissions().mode() & 0o004 != 0))
     };
-    inner().map_err(|source| CertificateError::Read { path: path.to_owned(), source })
+    inner().map_err(|error| Fault::Read(error).of(path))
 }
 
 fn size(bytes: u64) -> String {

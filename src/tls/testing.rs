@@ -20,7 +20,15 @@ impl Folder {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("evenkeel-tls-{}-{number}", std::process::id());
-        let path = std::env::temp_dir().join(name);
+        Folder::made(std::env::temp_dir().join(name))
+    }
+
+    /// On the same file system, so that it can take the place of `path`.
+    fn beside(path: &Path) -> Folder {
+        Folder::made(path.with_extension(format!("tmp-{}", std::process::id())))
+    }
+
+    fn made(path: PathBuf) -> Folder {
         std::fs::create_dir_all(&path).expect("a temporary folder");
         Folder(path)
     }
@@ -143,4 +151,53 @@ impl Authority {
         };
         list.signed_by(&self.issuer).expect("a list").pem().expect("PEM")
     }
+}
+
+/// What the fixtures of configurations name in their folder `certs`, made once: in `valid` and in
+/// `invalid` the same. Complete or not there, as several test programs may be at it at once.
+pub fn fixtures() {
+    static MADE: std::sync::Once = std::sync::Once::new();
+    MADE.call_once(|| {
+        for kind in ["valid", "invalid"] {
+            let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/config");
+            let certs = root.join(kind).join("certs");
+            if certs.join("complete").exists() {
+                continue;
+            }
+            let folder = Folder::beside(&certs);
+            write_fixtures(&folder);
+            let _ = std::fs::remove_dir_all(&certs);
+            // Another program may have been quicker.
+            let _ = std::fs::rename(folder.path(), &certs);
+        }
+    });
+}
+
+fn write_fixtures(folder: &Folder) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::create_dir_all(folder.path().join("live")).expect("a folder");
+    std::fs::create_dir_all(folder.path().join("none")).expect("a folder");
+    let pair = |name: &str, made: &Made| {
+        folder.write(&format!("{name}.pem"), &made.cert);
+        folder.write(&format!("{name}.key"), &made.key);
+    };
+    let names = ["example.com", "*.example.com"];
+    let web = signed_by_itself(&names, Kind::Ecdsa, LONG);
+    pair("web", &web);
+    pair("web-rsa", &signed_by_itself(&names, Kind::Rsa, LONG));
+    pair("live/other", &signed_by_itself(&["other.example"], Kind::Ecdsa, LONG));
+    pair("past", &signed_by_itself(&["past.example", "www.past.example"], Kind::Ecdsa, PAST));
+    pair("nameless", &signed_by_itself(&[], Kind::Ecdsa, LONG));
+    let open = folder.path().join("past.key");
+    std::fs::set_permissions(open, PermissionsExt::from_mode(0o644)).expect("our own file");
+    let authority = Authority::new("clients");
+    folder.write("clients.pem", &authority.cert);
+    folder.write("clients.crl", &authority.revoke(&[7]));
+    folder.write("tickets.key", &format!("# newest first\n{}\n", "A".repeat(43)));
+    folder.write("short.key", "YWJj\n");
+    folder.write("empty.pem", "");
+    folder.write("backwards.pem", &format!("{}{}", authority.cert, web.cert));
+    let end = "-----END ENCRYPTED PRIVATE KEY-----";
+    folder.write("encrypted.key", &format!("-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n{end}\n"));
+    folder.write("complete", "");
 }

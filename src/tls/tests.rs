@@ -15,7 +15,7 @@ use rustls::{
     SignatureScheme, SupportedProtocolVersion,
 };
 
-use super::certificates::{self, CertificateError};
+use super::certificates::{self, CertificateError, Fault};
 use super::peer::Peer;
 use super::server::{ACME_TLS, Kept, Server};
 use super::testing::{Authority, Folder, Kind, LONG, Made, PAST, signed_by_itself};
@@ -138,6 +138,7 @@ fn feed(mut wire: &[u8], mut read: impl FnMut(&mut dyn io::Read) -> io::Result<u
 
 fn tls(certificates: Vec<Certificate>) -> ListenerTls {
     ListenerTls {
+        named: certificates.len(),
         certificates,
         certificate_dir: None,
         strict_sni: false,
@@ -387,12 +388,12 @@ fn bad_files_say_what_is_wrong_and_what_to_do() {
         (fails(&made.cert, &other.key), "does not belong", "must print the same"),
         (fails(&chain, &made.key), "does not belong", "must be the first"),
         (fails(&broken, &made.key), "cannot be read", "openssl x509"),
-        (certificates::pair(folder.path(), &key).unwrap_err(), "it is not a file", "may read"),
+        (certificates::pair(folder.path(), &key).unwrap_err(), "it is not a file", "allowed to read"),
         (certificates::pair(&good, "/dev/zero".as_ref()).unwrap_err(), "it is not a file", ""),
         (fails(&"x".repeat(2 << 20), &made.key), "larger than 1 MiB", ""),
     ] {
         let text = error.to_string();
-        assert!(text.contains(message) && error.help().contains(help), "{text}; {}", error.help());
+        assert!(text.contains(message) && error.what.help().contains(help), "{text}");
         assert!(!text.contains("BEGIN"), "no content of a key file: {text}");
     }
     let leak = format!("{:?}", certificates::pair(&good, &key).unwrap());
@@ -450,8 +451,8 @@ fn who_may_read_a_key_is_seen_and_ticket_keys_are_read() {
         (format!("# newest\n{one}\r\n\n{two}"), Ok(2)),
         (String::new(), Err("holds no key")),
         ("# none\n".into(), Err("holds no key")),
-        (format!("{one}\nnot base64!\n"), Err("line 2, is no base64")),
-        ("YWJj\n".into(), Err("line 1, is a key of 3 bytes: too short")),
+        (format!("{one}\nnot base64!\n"), Err("line 2 is no base64")),
+        ("YWJj\n".into(), Err("line 1 is a key of 3 bytes: too short")),
         ("x".repeat(5000), Err("larger than 4 KiB")),
     ] {
         match certificates::ticket_keys(&folder.write("tickets.key", &text)) {
@@ -475,7 +476,7 @@ fn a_folder_gives_its_pairs_by_name() {
     assert_eq!(names, ["a.pem", "b.pem"]);
     assert!(matches!(
         certificates::folder(&folder.path().join("none")),
-        Err(CertificateError::Read { .. })
+        Err(CertificateError { what: Fault::Read(_), .. })
     ));
 }
 
@@ -489,5 +490,8 @@ fn bundles_are_proved() {
     assert!(certificates::authorities(&folder.write("none.pem", "hello")).is_err());
     let list = folder.write("crl.pem", &one.revoke(&[1]));
     assert!(certificates::revocations(&list).unwrap().next_update.is_some());
-    assert!(matches!(certificates::revocations(&both), Err(CertificateError::NoList(_))));
+    assert!(matches!(
+        certificates::revocations(&both),
+        Err(CertificateError { what: Fault::NoList, .. })
+    ));
 }

@@ -20,6 +20,7 @@ class Backend(Server):
         self.ports = {"http": port}
         self.address = f"127.0.0.1:{port}"
         (self.folder / "100k").write_bytes(b"0123456789abcdef" * 6400)
+        (self.folder / "1m").write_bytes(b"0123456789abcdef" * 65_536)
         (self.folder / "10m").write_bytes(b"0123456789abcdef" * 655_360)
         kibibyte = "0123456789abcdef" * 64
         # Loopback cannot be bound as a whole; so all is bound, and all but loopback is refused.

@@ -6,6 +6,7 @@ breakers above what is asked here.
 
 import json
 
+from . import certificate
 from .server import Server, first_line, free_port
 
 EXTENSIONS = "type.googleapis.com/envoy.extensions"
@@ -18,13 +19,15 @@ class Envoy(Server):
     def __init__(self, name, binary, folder, cpu, backend):
         super().__init__(name, folder, cpu)
         self.binary = binary
-        self.ports = {"http": free_port(), "tcp": free_port()}
+        self.ports = {"http": free_port(), "tcp": free_port(), "tls": free_port()}
+        tls = transport(*certificate.pair(folder))
         config = self.write("envoy.json", json.dumps({
             "admin": {"address": address(free_port())},
             "static_resources": {
                 "listeners": [
                     listener(self.ports["http"], HTTP_FILTER),
                     listener(self.ports["tcp"], TCP_FILTER),
+                    listener(self.ports["tls"], HTTP_FILTER, tls),
                 ],
                 "clusters": [cluster(int(backend.address.rpartition(":")[2]))],
             },
@@ -74,12 +77,31 @@ def address(port):
     return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
 
 
-def listener(port, network_filter):
+def transport(cert, key):
+    return {
+        "name": "tls",
+        "typed_config": {
+            "@type": f"{EXTENSIONS}.transport_sockets.tls.v3.DownstreamTlsContext",
+            "common_tls_context": {
+                "alpn_protocols": ["h2", "http/1.1"],
+                "tls_params": {"tls_maximum_protocol_version": "TLSv1_3"},
+                "tls_certificates": [{
+                    "certificate_chain": {"filename": str(cert)},
+                    "private_key": {"filename": str(key)},
+                }],
+            },
+        },
+    }
+
+
+def listener(port, network_filter, tls=None):
     return {
         "name": f"on-{port}",
         "address": address(port),
         "tcp_backlog_size": 4096,
-        "filter_chains": [{"filters": [network_filter]}],
+        "filter_chains": [
+            {"filters": [network_filter], **({"transport_socket": tls} if tls else {})}
+        ],
     }
 
 

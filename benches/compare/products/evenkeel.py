@@ -2,6 +2,7 @@
 
 import signal
 
+from . import certificate
 from .server import Server, first_line, free_port
 
 # Nothing is cut while it is measured.
@@ -19,7 +20,8 @@ class Evenkeel(Server):
         self.admin = free_port()
         self.ports = {"http": free_port()}
         if config is None:
-            self.ports["tcp"] = free_port()
+            self.ports |= {"tcp": free_port(), "tls": free_port()}
+            self.certificate = certificate.pair(folder)
             config = self.as_the_peers
         self.start([binary, "run", "--config", self.configure(config)])
 
@@ -32,10 +34,15 @@ class Evenkeel(Server):
         self.process.send_signal(signal.SIGHUP)
 
     def as_the_peers(self, port, address):
+        cert, key = self.certificate
         return f"""
 listeners:
   http: {{bind: "127.0.0.1:{port}", mode: http, routes: [{{pool: web}}]}}
   tcp: {{bind: "127.0.0.1:{self.ports["tcp"]}", mode: tcp, pool: web}}
+  tls:
+    bind: "127.0.0.1:{self.ports["tls"]}"
+    tls: {{certificates: [{{cert: {cert}, key: {key}}}]}}
+    routes: [{{pool: web}}]
 pools:
   web:
     backends: ["{address}"]

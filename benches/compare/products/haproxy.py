@@ -4,6 +4,9 @@ It splices what is large through pipes of 1 MiB: `splice-auto` alone never does 
 the kernel's default pipe of 64 KiB costs twice as much CPU. Small answers cost the same either way.
 """
 
+import subprocess
+
+from . import certificate
 from .server import Server, first_line, free_port
 
 
@@ -15,6 +18,15 @@ class Haproxy(Server):
         super().__init__(name, folder, cpu)
         self.binary = binary
         self.ports = {"http": free_port(), "tcp": free_port()}
+        tls = ""
+        if "+OPENSSL" in everything_about(binary):
+            pem = certificate.in_one_file(folder)
+            self.ports["tls"] = free_port()
+            tls = f"""
+frontend tls
+    bind 127.0.0.1:{self.ports["tls"]} backlog 4096 ssl crt {pem} alpn h2,http/1.1
+    default_backend web
+"""
         config = self.write("haproxy.cfg", f"""
 global
     nbthread 1
@@ -46,8 +58,13 @@ backend web
 backend stream
     mode tcp
     server one {backend.address} check inter 2s
+{tls}
 """)
         self.start([binary, "-db", "-f", config])
 
     def version(self):
         return first_line([self.binary, "-v"])
+
+
+def everything_about(binary):
+    return subprocess.run([binary, "-vv"], capture_output=True, text=True).stdout

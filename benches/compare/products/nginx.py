@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from . import certificate
 from .server import Server, first_line, free_port
 
 STREAM_MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
@@ -14,7 +15,8 @@ class Nginx(Server):
     def __init__(self, name, binary, folder, cpu, backend):
         super().__init__(name, folder, cpu)
         self.binary = binary
-        self.ports = {"http": free_port()}
+        self.ports = {"http": free_port(), "tls": free_port()}
+        cert, key = certificate.pair(folder)
         load = stream = ""
         if STREAM_MODULE.exists():
             self.ports["tcp"] = free_port()
@@ -39,6 +41,12 @@ http {{
     }}
     server {{
         listen 127.0.0.1:{self.ports["http"]} backlog=4096;
+        listen 127.0.0.1:{self.ports["tls"]} backlog=4096 ssl http2;
+        ssl_certificate {cert};
+        ssl_certificate_key {key};
+        ssl_protocols TLSv1.2 TLSv1.3;
+        ssl_session_cache shared:tls:10m;
+        ssl_buffer_size 16k;
         location / {{
             proxy_pass http://web;
             proxy_http_version 1.1;

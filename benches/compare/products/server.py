@@ -4,9 +4,15 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import time
 from pathlib import Path
+
+# Whose certificate it is was not asked.
+anyone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+anyone.check_hostname = False
+anyone.verify_mode = ssl.CERT_NONE
 
 
 class Server:
@@ -31,8 +37,8 @@ class Server:
                 env=os.environ | environment,
             )
         try:
-            for port in self.ports.values():
-                self.wait_for(port)
+            for mode, port in self.ports.items():
+                self.wait_for(port, mode == "tls")
         except BaseException:
             self.stop()
             raise
@@ -40,11 +46,11 @@ class Server:
     def cpu_list(self):
         return str(self.cpu)
 
-    def wait_for(self, port):
+    def wait_for(self, port, tls=False):
         """Until a request comes back answered: some listen before they know their routes."""
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline and self.process.poll() is None:
-            if answers(port):
+            if answers(port, tls):
                 return
             time.sleep(0.02)
         said = (self.folder / "output.log").read_text(errors="replace")
@@ -60,7 +66,8 @@ class Server:
                 self.process.wait()
 
     def url(self, workload):
-        return f"http://127.0.0.1:{self.ports[workload.mode]}{workload.path}"
+        scheme = "https" if workload.mode == "tls" else "http"
+        return f"{scheme}://127.0.0.1:{self.ports[workload.mode]}{workload.path}"
 
     def write(self, name, text):
         path = self.folder / name
@@ -74,10 +81,12 @@ class Server:
         raise NotImplementedError
 
 
-def answers(port):
+def answers(port, tls=False):
     ask = b"GET /small HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=2) as client:
+            if tls:
+                client = anyone.wrap_socket(client)
             client.sendall(ask)
             return client.recv(4096).startswith(b"HTTP/1.1 200")
     except OSError:

@@ -5,9 +5,11 @@
 
 mod failover;
 mod pool_tls;
+mod tls;
 
 use failover::{FAILOVER, OUTLIER, QUEUE, RETRY, STICKY};
 use pool_tls::{POOL_TLS, TLS_PROBE};
+use tls::LISTENER_TLS;
 
 use super::shape::Keys;
 use super::shape::Shape::{List, Map, Named, Pairs, Text, TextOr, Texts};
@@ -139,6 +141,7 @@ static LISTENER: Keys = Keys {
     known: &[
         ("bind", Texts),
         ("mode", Text),
+        ("tls", Map(&LISTENER_TLS)),
         ("trusted_proxies", Texts),
         ("allow", Texts),
         ("deny", Texts),
@@ -148,7 +151,7 @@ static LISTENER: Keys = Keys {
         ("error_pages", Pairs),
         ("rate_limit", Map(&RATE_LIMIT)),
     ],
-    later: &["tls", "accept_proxy_protocol"],
+    later: &["accept_proxy_protocol"],
     advice: &[
         ("listen", "call it `bind`"),
         ("address", "call it `bind`"),
@@ -156,6 +159,8 @@ static LISTENER: Keys = Keys {
         ("protocol", "call it `mode`"),
         ("backends", "backends belong to a pool, and the listener names the pool"),
         ("limits", "`limits` holds for the whole file"),
+        ("certificates", "they belong in `tls`: tls: {certificates: [{cert: ..., key: ...}]}"),
+        ("ssl", "call it `tls`"),
         ("failover", OF_A_POOL),
         ("retry", OF_A_POOL),
         ("queue", OF_A_POOL),

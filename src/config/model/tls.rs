@@ -21,6 +21,8 @@ pub struct ListenerTls {
     /// Those that are named, in the order of the file, then those of `certificate_dir` by name. The
     /// first is the default. Empty only where `acme` will bring one.
     pub certificates: Vec<Certificate>,
+    /// How many of them are named; the others are of `certificate_dir`.
+    pub named: usize,
     pub certificate_dir: Option<PathBuf>,
     /// Refuse names that no certificate covers.
     pub strict_sni: bool,

@@ -5,6 +5,7 @@
 
 mod lenient;
 mod pool;
+mod tls;
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -15,6 +16,7 @@ use serde_yaml::Value;
 
 pub use lenient::Lenient;
 pub use pool::*;
+pub use tls::*;
 
 pub type Text = Option<String>;
 
@@ -74,6 +76,7 @@ pub struct Timeouts {
 pub struct Listener {
     pub bind: Option<Texts>,
     pub mode: Text,
+    pub tls: Option<ListenerTls>,
     pub trusted_proxies: Option<Texts>,
     pub allow: Option<Texts>,
     pub deny: Option<Texts>,

@@ -8,7 +8,7 @@ use std::path::{Path as FilePath, PathBuf};
 use serde::de::DeserializeOwned;
 use serde_yaml::Value;
 
-use crate::config::model::{BindAddr, Name};
+use crate::config::model::{BindAddr, Certificate, Config, Name};
 use crate::config::path::Path;
 use crate::config::problems::{Problem, Severity};
 use crate::config::raw::Texts;
@@ -31,19 +31,39 @@ pub struct Cx<'a> {
     source: &'a Source<'a>,
     root: &'a Node,
     base_dir: &'a FilePath,
+    /// What is in force while this is read: nothing, at start and in `check`.
+    before: Option<&'a Config>,
     errors: Listed,
     warnings: Listed,
     /// Every place that names a pool, for `cross`.
     pub references: Vec<Reference>,
     /// Every address that a listener binds, for `cross`.
     pub bound: Vec<(Path, BindAddr)>,
+    /// Certificates that could not be read and for which the ones in force stay.
+    pub kept_certificates: u64,
 }
 
 impl<'a> Cx<'a> {
-    pub fn new(source: &'a Source<'a>, root: &'a Node, base_dir: &'a FilePath) -> Cx<'a> {
+    pub fn new(
+        source: &'a Source<'a>,
+        root: &'a Node,
+        base_dir: &'a FilePath,
+        before: Option<&'a Config>,
+    ) -> Cx<'a> {
         let (errors, warnings) = (Listed::default(), Listed::default());
         let (references, bound) = (Vec::new(), Vec::new());
-        Cx { source, root, base_dir, errors, warnings, references, bound }
+        let kept_certificates = 0;
+        Cx {
+            source,
+            root,
+            base_dir,
+            before,
+            errors,
+            warnings,
+            references,
+            bound,
+            kept_certificates,
+        }
     }
 
     pub fn flaw(&mut self, flaw: Flaw) {
@@ -165,6 +185,16 @@ impl<'a> Cx<'a> {
     /// Relative paths are relative to the folder of the file.
     pub fn beside_the_file(&self, path: &str) -> PathBuf {
         self.base_dir.join(path)
+    }
+
+    /// The certificate in force that was read of these two files: what goes on to be used if they
+    /// cannot be read now.
+    pub fn predecessor(&self, cert: &FilePath, key: &FilePath) -> Option<Certificate> {
+        let config = self.before?;
+        let listeners = config.listeners.iter().filter_map(|listener| listener.tls.as_ref());
+        let clients = config.pools.iter().filter_map(|pool| pool.tls.as_ref()?.client.as_ref());
+        let mut all = listeners.flat_map(|tls| &tls.certificates).chain(clients);
+        all.find(|known| known.cert == cert && known.key == key).cloned()
     }
 
     /// In the order of the file, none twice. Beside errors there are no warnings: what is wrong was

@@ -4,7 +4,7 @@ use serde_yaml::{Mapping, Value};
 
 use super::cx::{Cx, Reference};
 use super::words::{any_duration, or_off, size_within, whole, word};
-use super::{addresses, cross, gaps, listener, pool, timeouts};
+use super::{addresses, coverage, cross, gaps, listener, pool, timeouts};
 use crate::config::defaults;
 use crate::config::model::{Admin, Config, Limits, Log, LogFormat, LogLevel, Name};
 use crate::config::path::Path;
@@ -66,6 +66,7 @@ pub fn config(cx: &mut Cx<'_>, value: Value) -> Option<Config> {
         Config { workers, shutdown_delay, drain_timeout, admin, log, limits, listeners, pools };
     cross::check(cx, &config);
     gaps::check(cx, &config);
+    coverage::check(cx, &config);
     Some(config)
 }
 

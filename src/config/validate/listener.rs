@@ -2,7 +2,7 @@
 
 use super::cx::{Cx, Reference};
 use super::words::{name, network, word};
-use super::{addresses, error_pages, rate_limit, route, shadow, timeouts};
+use super::{addresses, error_pages, rate_limit, route, shadow, timeouts, tls};
 use crate::config::model::{Access, Listener, Mode, Name, Timeouts};
 use crate::config::path::Path;
 use crate::config::raw;
@@ -41,6 +41,13 @@ pub fn listener(
     let limited = raw.rate_limit.is_some();
     let rate_limit =
         raw.rate_limit.and_then(|raw| rate_limit::rate_limit(cx, &at.key("rate_limit"), raw));
+    let tls = raw.tls.and_then(|raw| {
+        let carries = match kind {
+            Some(Kind::Tcp) => tls::Carries::Tcp,
+            Some(Kind::Http) | None => tls::Carries::Http,
+        };
+        tls::listener(cx, &at.key("tls"), raw, carries)
+    });
     let work = Work { pool: raw.pool, routes: raw.routes };
     let mode = match kind {
         // A mode that is misspelt: nobody knows which keys were meant to be there.
@@ -61,7 +68,7 @@ pub fn listener(
         name,
         bind: bind.into_iter().map(|(_, bind)| bind).collect(),
         mode: mode?,
-        tls: None,
+        tls,
         accept_proxy_protocol: None,
         trusted_proxies: trusted.into_iter().map(|(_, network)| network).collect(),
         access,

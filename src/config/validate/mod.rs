@@ -7,6 +7,7 @@
 
 mod action;
 mod addresses;
+mod coverage;
 mod cross;
 mod cx;
 mod databases;
@@ -29,6 +30,7 @@ mod secret;
 mod shadow;
 mod sticky;
 mod timeouts;
+mod tls;
 mod words;
 
 use std::path::Path;
@@ -41,20 +43,33 @@ use super::shape;
 use super::source::Source;
 use cx::Cx;
 
-/// The model is `None` if one of the problems is an error. They come in the order of the file.
+/// What came of a file.
+#[derive(Debug)]
+pub struct Validated {
+    /// `None` if one of the problems is an error.
+    pub config: Option<Config>,
+    /// In the order of the file.
+    pub problems: Vec<Problem>,
+    /// Certificates that could not be read, and for which those of `before` stay.
+    pub kept_certificates: u64,
+}
+
+/// `before`: what is in force, if anything is.
 pub fn validate(
     reading: Reading,
     source: &Source<'_>,
     base_dir: &Path,
-) -> (Option<Config>, Vec<Problem>) {
+    before: Option<&Config>,
+) -> Validated {
     let Reading { root, mut value, flaws } = reading;
     let misfits = shape::check(&root, &mut value, &keys::FILE);
-    let mut cx = Cx::new(source, &root, base_dir);
+    let mut cx = Cx::new(source, &root, base_dir, before);
     for flaw in flaws.into_iter().chain(misfits) {
         cx.flaw(flaw);
     }
     let config = file::config(&mut cx, value);
+    let kept_certificates = cx.kept_certificates;
     let problems = cx.finish();
     let sound = !problems.iter().any(Problem::is_error);
-    (config.filter(|_| sound), problems)
+    Validated { config: config.filter(|_| sound), problems, kept_certificates }
 }
