@@ -63,6 +63,14 @@ fn pool(pool: &Pool, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "  {}{}", backend.address, of_backend(backend))?;
     }
     more(count, "backends", out)?;
+    if let Some(tls) = &pool.tls {
+        let whom = match (&tls.ca, tls.verify) {
+            (_, false) => "any certificate will do".to_owned(),
+            (Some(ca), true) => format!("of a CA in {}", ca.path.display()),
+            (None, true) => "of a CA that the system trusts".to_owned(),
+        };
+        writeln!(out, "  over TLS: {whom}")?;
+    }
     failover(pool, out)?;
     match (&pool.health_check, &pool.outlier) {
         (None, None) => writeln!(out, "  no health check: a dead backend is not taken out"),

@@ -59,7 +59,8 @@ async fn secure(
     (tls, offer): (&MemberTls, Offer),
     stream: TcpStream,
 ) -> Result<BackendStream, Cause> {
-    let shaking = BackendStream::handshake(stream, &tls.config, tls.name.clone(), offer);
+    let shaking =
+        BackendStream::handshake(stream, &tls.config, tls.name.clone(), offer, &worker.buffers);
     let trouble = match within(clocks, most, shaking).await {
         Ok(Ok(stream)) => return Ok(stream),
         Ok(Err(error)) => Trouble::from_io(&error),

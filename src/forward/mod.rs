@@ -2,6 +2,7 @@
 //!
 //! Nothing here decides anything about pools or routes; `flow` does, and calls in.
 
+pub mod ahead;
 pub mod backend_stream;
 pub mod buffer;
 pub mod buffers;

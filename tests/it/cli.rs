@@ -7,8 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::harness::{
-    Backend, Child, Folder, Load, PATIENCE, Proxy, Signal, evenkeel, eventually, free_address, get,
-    program_under_test, setup, skip,
+    Authority, Backend, Child, Folder, Load, PATIENCE, Proxy, Signal, evenkeel, eventually,
+    free_address, get, program_under_test, setup, skip,
 };
 
 /// Where config.example.yaml has everything; the demo as well.
@@ -233,19 +233,33 @@ fn every_example_passes_the_strict_check() {
     assert!(found > 0, "no example in {}", folder.display());
 }
 
-/// Keys are no part of a repository: whoever tries an example makes one, as its README says. A folder
-/// with the configuration and a key, if it wants one.
+/// Keys and certificates are no part of a repository: whoever tries an example makes them, as its README
+/// says. A folder with the configuration and what it wants of them, if it wants any.
 fn with_a_key(path: &str) -> Option<Folder> {
     use std::os::unix::fs::PermissionsExt;
     let text = std::fs::read_to_string(path).expect("an example's configuration");
-    let line = text.lines().find_map(|line| line.trim().strip_prefix("key_file: "))?;
-    let name = line.split_whitespace().next().expect("the name of a file");
+    let named = |key: &str| -> Option<String> {
+        let line = text.lines().find_map(|line| line.trim().strip_prefix(key))?;
+        Some(line.split_whitespace().next().expect("the name of a file").to_owned())
+    };
+    let authority = Authority::new("an example's authority");
+    let pair = authority.issue(&["lb.internal"]);
+    let files = [
+        ("key_file: ", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n"),
+        ("ca: ", &authority.pem),
+        ("cert: ", &pair.cert),
+        ("key: ", &pair.key),
+    ];
     let folder = Folder::new();
-    folder.file("config.yaml", text.clone());
-    folder.file(name, "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n");
-    let secret = std::fs::Permissions::from_mode(0o600);
-    std::fs::set_permissions(folder.path().join(name), secret).expect("a file of our own");
-    Some(folder)
+    let mut wanted = false;
+    for (name, text) in files.into_iter().filter_map(|(key, text)| Some((named(key)?, text))) {
+        let file = folder.file(&name, text);
+        let secret = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(file, secret).expect("a file of our own");
+        wanted = true;
+    }
+    folder.file("config.yaml", &text);
+    wanted.then_some(folder)
 }
 
 /// The YAML files below a folder that are ours: others have no `listeners`.

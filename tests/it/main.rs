@@ -3,6 +3,7 @@
 mod harness;
 
 mod accept;
+mod backend_tls;
 mod cli;
 mod databases;
 mod drain;

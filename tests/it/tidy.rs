@@ -25,7 +25,11 @@ const LAYERS: [&[&str]; 12] = [
 ];
 
 /// From a room to another of its own layer: the only edges of that kind.
-const WITHIN_A_LAYER: [(&str, &str); 1] = [("health::probe", "forward::connect")];
+const WITHIN_A_LAYER: [(&str, &str); 3] = [
+    ("health::probe", "forward::connect"),
+    ("health::probe", "forward::backend_stream"),
+    ("health::probe", "forward::buffers"),
+];
 
 /// Rooms that only some may import, whatever the layers say.
 const ONLY_FOR: [(&str, &[&str]); 3] = [

@@ -147,7 +147,8 @@ pub struct BackendTls {
     pub client: Option<Certificate>,
     /// `false`: any certificate will do.
     pub verify: bool,
-    /// Made of the above and of the pool's `protocol`; holds the sessions that can be resumed.
+    /// Made of the above and of the pool's `protocol`. Resumes nothing: probes look at the certificate each
+    /// time, and the connections to each backend go by a copy that keeps its sessions (`pool::MemberTls`).
     pub config: Arc<ClientConfig>,
 }
 

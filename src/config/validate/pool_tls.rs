@@ -100,13 +100,7 @@ fn client_certificate(cx: &mut Cx<'_>, at: &Path, raw: &raw::PoolTlsParts) -> Op
     let pair = match certificates::pair(&cert_path, &key_path) {
         Ok(pair) => pair,
         Err(error) => {
-            let of_key = match &error {
-                CertificateError::NoKey(_)
-                | CertificateError::Encrypted(_)
-                | CertificateError::Key { .. } => true,
-                CertificateError::Read { path, .. } => *path == key_path,
-                _ => false,
-            };
+            let of_key = error.path == key_path;
             let (place, found) = if of_key { (&key_at, key) } else { (&cert_at, cert) };
             cx.error(place, Some(found), unusable(&error));
             return None;
@@ -124,7 +118,7 @@ fn client_certificate(cx: &mut Cx<'_>, at: &Path, raw: &raw::PoolTlsParts) -> Op
 }
 
 fn unusable(error: &CertificateError) -> Wrong {
-    Wrong::plain(error.to_string()).help(error.help())
+    Wrong::plain(error.what.to_string()).help(error.what.help())
 }
 
 /// Whether a pool has none, by these settings.

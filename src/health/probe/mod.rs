@@ -31,6 +31,7 @@ pub use failure::Failure;
 
 use crate::config::model::{HealthCheck, ProbeKind};
 use crate::forward::backend_stream::{BackendStream, Offer};
+use crate::forward::buffers::Buffers;
 use crate::forward::connect::connect;
 use crate::pool::BackendAddr;
 use crate::sys::shortage::is_shortage;
@@ -137,9 +138,11 @@ async fn secured(
 ) -> Result<BackendStream, Failure> {
     match secure {
         None => Ok(BackendStream::Tcp(stream)),
-        Some((config, name)) => BackendStream::handshake(stream, &config, name, offer)
-            .await
-            .map_err(|error| Failure::Tls(Trouble::from_io(&error))),
+        Some((config, name)) => {
+            BackendStream::handshake(stream, &config, name, offer, &Buffers::default())
+                .await
+                .map_err(|error| Failure::Tls(Trouble::from_io(&error)))
+        }
     }
 }
 

@@ -68,6 +68,14 @@ pub fn program_under_test() -> Command {
     command
 }
 
+/// The program, after a shell has run something.
+fn after(prelude: &str) -> Command {
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", &format!("{prelude}; exec \"$0\" \"$@\"")]);
+    shell.arg(env!("CARGO_BIN_EXE_evenkeel")).env_remove("EVENKEEL_LOG");
+    shell
+}
+
 impl Proxy {
     /// Starts it with this configuration (a [`super::Setup`], or text) and waits until it serves.
     #[track_caller]
@@ -90,10 +98,13 @@ impl Proxy {
     /// The same, after a shell has run `prelude`, such as `ulimit -n 64`.
     #[track_caller]
     pub fn start_after(prelude: &str, config: impl ToString) -> Proxy {
-        let mut shell = Command::new("/bin/sh");
-        shell.args(["-c", &format!("{prelude}; exec \"$0\" \"$@\"")]);
-        shell.arg(env!("CARGO_BIN_EXE_evenkeel")).env_remove("EVENKEEL_LOG");
-        Proxy::start_in(Folder::new(), shell, config, &[])
+        Proxy::start_in(Folder::new(), after(prelude), config, &[])
+    }
+
+    /// Both.
+    #[track_caller]
+    pub fn start_beside_after(folder: Folder, prelude: &str, config: impl ToString) -> Proxy {
+        Proxy::start_in(folder, after(prelude), config, &[])
     }
 
     #[track_caller]

@@ -6,6 +6,7 @@
 
 mod address;
 mod backend;
+mod certificates;
 mod child;
 pub mod databases;
 mod evenkeel;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 
 pub use address::{free_address, refusing_address};
 pub use backend::{Backend, executed_twice};
+pub use certificates::{Authority, Pair};
 pub use child::{Child, Signal};
 pub use evenkeel::{Folder, Proxy, evenkeel, program_under_test};
 pub use load::{Load, Report};
