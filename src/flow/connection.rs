@@ -78,6 +78,9 @@ fn begin(worker: Rc<Worker>, here: Here, gone: bool, entered: Entered, mut permi
         Work::Http(_) => {
             let bounds = bounds(&here);
             client.session.rest(bounds.client_idle);
+            if let Some(age) = here.listener().config.timeouts.client_age {
+                client.session.grow_old(age);
+            }
             let buffers = client.worker.buffers.clone();
             let conn = ClientConn::new(stream, client.session.clone(), buffers);
             match h2 {

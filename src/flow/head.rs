@@ -43,6 +43,11 @@ pub fn read(head: &RequestHead) -> Result<Asked<'_>, Cause> {
         return Err(Cause::MethodNotAllowed);
     }
     let refused = Cause::BadRequest;
+    // RFC 9113 8.2.1. What HTTP/1 would take for padding could be part of a value to somebody else.
+    let padded = |value: &[u8]| value.trim_ascii().len() != value.len();
+    if head.version == Version::Http2 && head.fields().iter().any(|field| padded(field.value)) {
+        return Err(refused);
+    }
     let host = match authority(head)? {
         Some(host) => route::host::normalise(host).map_err(|_| refused)?,
         None => Cow::Borrowed(""),

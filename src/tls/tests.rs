@@ -388,7 +388,11 @@ fn bad_files_say_what_is_wrong_and_what_to_do() {
         (fails(&made.cert, &other.key), "does not belong", "must print the same"),
         (fails(&chain, &made.key), "does not belong", "must be the first"),
         (fails(&broken, &made.key), "cannot be read", "openssl x509"),
-        (certificates::pair(folder.path(), &key).unwrap_err(), "it is not a file", "allowed to read"),
+        (
+            certificates::pair(folder.path(), &key).unwrap_err(),
+            "it is not a file",
+            "allowed to read",
+        ),
         (certificates::pair(&good, "/dev/zero".as_ref()).unwrap_err(), "it is not a file", ""),
         (fails(&"x".repeat(2 << 20), &made.key), "larger than 1 MiB", ""),
     ] {

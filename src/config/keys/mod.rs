@@ -68,6 +68,7 @@ static TIMEOUTS: Keys = Keys {
     known: &[
         ("client_header", Text),
         ("client_idle", Text),
+        ("client_age", Text),
         ("client_body", Text),
         ("connect", Text),
         ("response", Text),
@@ -78,6 +79,7 @@ static TIMEOUTS: Keys = Keys {
     ],
     later: &["proxy_header"],
     advice: &[
+        ("max_connection_age", "call it `client_age`"),
         ("client", "that is `client_header`, `client_body` or `client_idle`"),
         ("backend", "that is `response` (until its head) or `stream_idle` (after it)"),
         ("idle", "that is `client_idle`, `stream_idle` or `tcp_idle`"),
@@ -99,7 +101,11 @@ static POOL_TIMEOUTS: Keys = Keys {
         ("tls_handshake", Text),
     ],
     later: &[],
-    advice: &[("client_header", OF_THE_CLIENT), ("client_idle", OF_THE_CLIENT)],
+    advice: &[
+        ("client_header", OF_THE_CLIENT),
+        ("client_idle", OF_THE_CLIENT),
+        ("client_age", OF_THE_CLIENT),
+    ],
 };
 
 static ROUTE_TIMEOUTS: Keys = Keys {
@@ -115,6 +121,7 @@ static ROUTE_TIMEOUTS: Keys = Keys {
     advice: &[
         ("client_header", OF_THE_CLIENT),
         ("client_idle", OF_THE_CLIENT),
+        ("client_age", OF_THE_CLIENT),
         (
             "tcp_idle",
             "only tcp listeners have it, and they have no routes: put it into the `timeouts` of \

@@ -110,6 +110,8 @@ pub struct Limits {
 pub struct Timeouts {
     pub client_header: Duration,
     pub client_idle: Duration,
+    /// After it an HTTP connection is asked to go; `None` is never.
+    pub client_age: Option<Duration>,
     pub client_body: Duration,
     pub connect: Duration,
     pub response: Duration,

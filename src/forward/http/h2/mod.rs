@@ -6,6 +6,7 @@
 
 pub mod backend;
 pub mod client;
+mod request;
 pub mod shared;
 
 pub use client::{End, Means, Story, Stream, serve};
