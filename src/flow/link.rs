@@ -11,7 +11,7 @@ use crate::config::model::{Protocol, Timeouts};
 use crate::forward::backend_stream::{BackendStream, Offer};
 use crate::forward::http::exchange::Clocks;
 use crate::forward::http::h2::backend::Stream;
-use crate::forward::http::h2::shared::{self, SharedConn};
+use crate::forward::http::h2::connections::{self, SharedConn};
 use crate::forward::http::meter::Meter;
 use crate::forward::http::{Back, BackendConn};
 use crate::outcome::Cause;
@@ -105,7 +105,7 @@ impl Attempt<'_> {
         let meter = Meter::new(lease.shared_backend(), worker.id);
         let keep = lease.picker().pool().config.keepalive.idle_timeout;
         let tls = lease.tls().map(|tls| tls.config.clone());
-        shared::begin(stream, meter, &worker.wheel, keep, tls).await
+        connections::begin(stream, meter, &worker.wheel, keep, tls).await
     }
 }
 

@@ -49,7 +49,7 @@ impl Back {
     ) -> Poll<Result<(), Deaf>> {
         match self {
             Back::H1(conn) => conn.poll_write(cx, from).map_err(|_| Deaf),
-            Back::H2(stream) => stream.poll_write(cx, from, last).map_err(|()| Deaf),
+            Back::H2(stream) => stream.poll_write(cx, from, last),
         }
     }
 
@@ -57,7 +57,7 @@ impl Back {
     pub fn finish(&mut self, trailers: Option<&Store>) -> Result<(), Deaf> {
         match self {
             Back::H1(_) => Ok(()),
-            Back::H2(stream) => stream.finish(trailers).map_err(|()| Deaf),
+            Back::H2(stream) => stream.finish(trailers),
         }
     }
 

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::h2::shared::Pulse;
+use super::h2::connections::Pulse;
 use super::meter::Meter;
 use crate::forward::session::Session;
 use crate::listen::ClientStream;

@@ -12,9 +12,10 @@ use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 
-use super::shared::SharedConn;
+use super::connections::SharedConn;
 use crate::forward::buffer::Buffer;
 use crate::forward::buffers::Buffers;
+use crate::forward::http::back::Deaf;
 use crate::forward::http::h1::body::Broken;
 use crate::forward::http::h1::chunked::is_trailer;
 use crate::forward::http::head::{Framing, Heads, ResponseHead, number};
@@ -116,8 +117,8 @@ impl Stream {
         cx: &mut Context<'_>,
         from: &mut Buffer,
         last: bool,
-    ) -> Poll<Result<(), ()>> {
-        let Some(up) = &mut self.up else { return Poll::Ready(Err(())) };
+    ) -> Poll<Result<(), Deaf>> {
+        let Some(up) = &mut self.up else { return Poll::Ready(Err(Deaf)) };
         if from.is_empty() {
             return Poll::Ready(Ok(())); // the connection's task sees to it
         }
@@ -125,23 +126,23 @@ impl Stream {
         while up.capacity() == 0 {
             match ready!(up.poll_capacity(cx)) {
                 Some(Ok(_)) => {}
-                Some(Err(_)) | None => return Poll::Ready(Err(())),
+                Some(Err(_)) | None => return Poll::Ready(Err(Deaf)),
             }
         }
         let n = up.capacity().min(from.len());
         let data = Bytes::copy_from_slice(&from.data()[..n]);
         let whole = n == from.len();
-        up.send_data(data, last && whole).map_err(drop)?;
+        up.send_data(data, last && whole).map_err(|_| Deaf)?;
         from.consume(n);
         Poll::Ready(Ok(()))
     }
 
     /// Ends the request's body, if its last piece has not done so. An error: the backend takes no more.
-    pub fn finish(&mut self, trailers: Option<&Store>) -> Result<(), ()> {
-        let Some(up) = &mut self.up else { return Err(()) };
+    pub fn finish(&mut self, trailers: Option<&Store>) -> Result<(), Deaf> {
+        let Some(up) = &mut self.up else { return Err(Deaf) };
         match trailers.map(map_of).filter(|trailers| !trailers.is_empty()) {
-            Some(trailers) => up.send_trailers(trailers).map_err(drop),
-            None => up.send_data(Bytes::new(), true).map_err(drop),
+            Some(trailers) => up.send_trailers(trailers).map_err(|_| Deaf),
+            None => up.send_data(Bytes::new(), true).map_err(|_| Deaf),
         }
     }
 
