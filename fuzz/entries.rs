@@ -1,10 +1,13 @@
 //! What the fuzz targets do with their bytes, and the reading of whole streams: for the targets, for the
 //! tests that run their corpus, and for the comparison with hyper. Panics are the findings.
 
+use evenkeel::config::model::ProxyVersion;
 use evenkeel::forward::http::h1::chunked::{Chunked, Output};
 use evenkeel::forward::http::h1::parse::{self, Limits};
 use evenkeel::forward::http::head::{Framing, Heads, RequestHead, ResponseHead};
+use evenkeel::listen::proxy;
 use evenkeel::route::Fields;
+use evenkeel::tls::sni;
 
 /// A message as it is understood.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -290,4 +293,55 @@ pub fn chunked(data: &[u8]) {
     let whole = read(Role::Server, &[&[HEAD, stream].concat()]);
     let cut = read(Role::Server, &[&[HEAD], &pieces[..]].concat());
     assert_eq!(whole, cut);
+}
+
+/// Fuzz target: what begins with a PROXY header, or not.
+pub fn proxy(data: &[u8]) {
+    let (stream, pieces) = in_pieces(data);
+    let whole = proxy::parse(stream);
+    let mut cut = 0;
+    for piece in &pieces {
+        cut += piece.len();
+        match (proxy::parse(&stream[..cut]), &whole) {
+            (Ok(proxy::Step::More(least)), whole) => {
+                assert!(least > cut);
+                if let Ok(proxy::Step::Whole(_, end)) = whole {
+                    assert!(least <= *end);
+                }
+            }
+            (settled, whole @ Ok(_)) => assert_eq!(&settled, whole),
+            (settled, Err(_)) => assert!(settled.is_err()),
+        }
+    }
+    let Ok(proxy::Step::Whole(header, end)) = whole else { return };
+    assert!(end <= stream.len() && end <= proxy::MOST_BYTES);
+    for version in [ProxyVersion::V1, ProxyVersion::V2] {
+        let again = proxy::write(version, &header);
+        let Ok(proxy::Step::Whole(_, length)) = proxy::parse(&again) else {
+            // What it said is said again, but for a checksum, which held for the header that it was in.
+            assert!(header.tlvs.get(proxy::Kind::Crc32c).is_some());
+            continue;
+        };
+        assert_eq!(length, again.len());
+    }
+}
+
+/// Fuzz target: what begins with a ClientHello, or not.
+pub fn hello(data: &[u8]) {
+    let (stream, pieces) = in_pieces(data);
+    let mut cut = 0;
+    let mut settled = None;
+    for piece in &pieces {
+        cut += piece.len();
+        let step = sni::read(&stream[..cut]);
+        match &settled {
+            Some(before) => assert_eq!(&step, before),
+            None if step == Ok(sni::Step::NeedMore) => {}
+            None => settled = Some(step),
+        }
+    }
+    let Some(Ok(sni::Step::Hello(hello))) = settled else { return };
+    if let Some(name) = hello.server_name {
+        assert!(!name.is_empty() && name == name.to_ascii_lowercase() && !name.ends_with('.'));
+    }
 }

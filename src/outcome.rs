@@ -21,7 +21,7 @@ pub enum Cause {
     BadRequest,
     /// CONNECT: this is no forward proxy.
     MethodNotAllowed,
-    /// `allow` or `deny`.
+    /// `allow`, `deny`, or a tcp route's `reject`.
     Denied,
     NoRoute,
     /// The head is larger than `limits.request_head` or has more than `limits.headers`.
@@ -30,9 +30,15 @@ pub enum Cause {
     TargetTooLong,
     /// The body is larger than `limits.request_body`.
     BodyTooLarge,
+    /// A peer that must begin with a PROXY header did not.
+    ProxyMissing,
+    /// A PROXY header is not as the protocol has it.
+    ProxyMalformed,
+    /// A PROXY header came from where none is taken.
+    ProxyUnexpected,
     /// The client's TLS handshake failed, or took too long.
     Handshake,
-    /// The client was silent for `client_header` or `client_body`.
+    /// The client was silent for `client_header` or `client_body`, or not done in `proxy_header`.
     ClientTimeout,
     /// The client went away before its answer was whole.
     ClientGone,
@@ -67,7 +73,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    pub const ALL: [Cause; 24] = [
+    pub const ALL: [Cause; 27] = [
         Cause::BadRequest,
         Cause::MethodNotAllowed,
         Cause::Denied,
@@ -75,6 +81,9 @@ impl Cause {
         Cause::HeadTooLarge,
         Cause::TargetTooLong,
         Cause::BodyTooLarge,
+        Cause::ProxyMissing,
+        Cause::ProxyMalformed,
+        Cause::ProxyUnexpected,
         Cause::Handshake,
         Cause::ClientTimeout,
         Cause::ClientGone,
@@ -109,6 +118,9 @@ impl Cause {
             Cause::HeadTooLarge => "head_too_large",
             Cause::TargetTooLong => "target_too_long",
             Cause::BodyTooLarge => "body_too_large",
+            Cause::ProxyMissing => "proxy_missing",
+            Cause::ProxyMalformed => "proxy_malformed",
+            Cause::ProxyUnexpected => "proxy_unexpected",
             Cause::Handshake => "handshake",
             Cause::ClientTimeout => "client_timeout",
             Cause::ClientGone => "client_gone",
@@ -136,6 +148,9 @@ impl Cause {
             | Cause::HeadTooLarge
             | Cause::TargetTooLong
             | Cause::BodyTooLarge
+            | Cause::ProxyMissing
+            | Cause::ProxyMalformed
+            | Cause::ProxyUnexpected
             | Cause::Handshake
             | Cause::ClientTimeout
             | Cause::ClientGone => Side::Client,
@@ -170,7 +185,11 @@ impl Cause {
             Cause::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Cause::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
             // Nobody reads these; they keep the mapping whole.
-            Cause::Handshake | Cause::ClientGone => StatusCode::BAD_REQUEST,
+            Cause::ProxyMissing
+            | Cause::ProxyMalformed
+            | Cause::ProxyUnexpected
+            | Cause::Handshake
+            | Cause::ClientGone => StatusCode::BAD_REQUEST,
             Cause::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Cause::NoneServing
             | Cause::Full
@@ -201,7 +220,10 @@ impl Cause {
         match self {
             Cause::BadRequest => INTERNAL,
             Cause::MethodNotAllowed | Cause::ClientTimeout | Cause::Handshake => UNKNOWN,
-            Cause::Denied => PERMISSION_DENIED,
+            Cause::Denied
+            | Cause::ProxyMissing
+            | Cause::ProxyMalformed
+            | Cause::ProxyUnexpected => PERMISSION_DENIED,
             Cause::NoRoute => UNIMPLEMENTED,
             Cause::HeadTooLarge | Cause::TargetTooLong | Cause::BodyTooLarge => RESOURCE_EXHAUSTED,
             Cause::ClientGone => CANCELLED,
@@ -233,6 +255,9 @@ impl Cause {
             Cause::HeadTooLarge => "The request's head is too large.",
             Cause::TargetTooLong => "The request's target is too long.",
             Cause::BodyTooLarge => "The request's body is too large.",
+            Cause::ProxyMissing => "The connection did not begin with a PROXY header.",
+            Cause::ProxyMalformed => "The connection's PROXY header is malformed.",
+            Cause::ProxyUnexpected => "No PROXY header is taken from here.",
             Cause::Handshake => "The client's TLS handshake failed.",
             Cause::ClientTimeout => "The client took too long to send its request.",
             Cause::ClientGone => "The client went away.",

@@ -11,7 +11,7 @@ use crate::config::model::{self, Config, Name};
 use crate::observe::cells::ListenerState;
 use crate::pool::Pool;
 use crate::route::rate::Limiter;
-use crate::route::{PoolId, Table};
+use crate::route::{PoolId, Streams, Table};
 use crate::tls;
 
 /// The one place from which every thread takes the current snapshot.
@@ -43,10 +43,15 @@ pub struct Listener {
 #[derive(Debug)]
 pub enum Work {
     Http(Table),
-    Tcp(PoolId),
+    Tcp(Streams),
 }
 
 impl Snapshot {
+    /// Some backend wants to be told whom a connection is from.
+    pub fn introduces(&self) -> bool {
+        self.pools.iter().any(|pool| pool.config.send_proxy_protocol.is_some())
+    }
+
     pub fn pool(&self, id: PoolId) -> &Arc<Pool> {
         // A PoolId is made by `route` from this very list; see `lifecycle::publish`.
         &self.pools[id.0]

@@ -4,11 +4,11 @@
 //! goes in small parts, a metric or some backends of one, so that a scrape of 10,000 backends never
 //! holds more than a part and the control thread can do other work in between.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime};
 
+use super::certificates;
 use super::families::Rows;
 use super::view;
 use crate::health::failover;
@@ -24,7 +24,6 @@ use crate::outcome::{Cause, Side};
 use crate::pool::{Pool, Reason};
 use crate::snapshot::Snapshot;
 use crate::sys::process::Usage;
-use crate::tls::expiry;
 
 /// Backends in one part: about two milliseconds of work, at their worst.
 const PART: usize = 500;
@@ -89,7 +88,7 @@ impl Scene {
             | Source::ListenerHttp2Errors => {
                 self.listeners(metric.from, &mut rows);
             }
-            Source::ListenerCertificates => self.certificates(&mut rows),
+            Source::ListenerCertificates => certificates::expiry(&self.snapshot, &mut rows),
             Source::Pool(_)
             | Source::PoolClasses(_)
             | Source::PoolRetries(_)
@@ -146,23 +145,6 @@ impl Scene {
                     }
                 }
                 _ => {}
-            }
-        }
-    }
-
-    /// A row for each first name: of several certificates with one, that of the first to expire.
-    fn certificates(&self, rows: &mut Rows<'_>) {
-        let now = SystemTime::now();
-        for listener in &self.snapshot.listeners {
-            let mut soonest: BTreeMap<String, SystemTime> = BTreeMap::new();
-            for certificate in listener.tls.iter().flat_map(|server| server.certificates()) {
-                let not_after = certificate.not_after;
-                let known = soonest.entry(certificate.label()).or_insert(not_after);
-                *known = not_after.min(*known);
-            }
-            for (name, not_after) in soonest {
-                let left = expiry::seconds_left(not_after, now);
-                rows.add(&[listener.config.name.as_str(), &name], left);
             }
         }
     }

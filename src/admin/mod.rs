@@ -6,6 +6,7 @@
 
 mod answer;
 mod api;
+mod certificates;
 pub mod collector;
 mod families;
 mod scrape;

@@ -25,8 +25,10 @@ use crate::observe::cells::{ListenerState, attempt_failed};
 use crate::observe::metrics;
 use crate::outcome::Cause;
 use crate::pool::{BackendAddr, BackendState, Member, Pool, PoolState, Reason};
-use crate::route::PoolId;
+use crate::route::{PoolId, Streams};
 use crate::snapshot::{Listener, Snapshot, Work};
+use crate::tls;
+use crate::tls::testing::{Folder, Kind, LONG, signed_by_itself};
 
 const WORKERS: usize = 2;
 /// Nothing here takes so long; it only ends a test that hangs.
@@ -60,10 +62,13 @@ impl SceneBuilder {
 
     pub(super) fn build(self) -> Snapshot {
         let pool_config = pool_config(self.backends);
+        let to_web = model::TcpAction::Pool(name("web"));
+        let tcp_routes = vec![model::TcpRoute { sni: Vec::new(), action: to_web }];
+        let streams = Streams::new(&tcp_routes, &|_| Some(PoolId(0))).unwrap();
         let listener_config = model::Listener {
             name: name("front"),
             bind: Vec::new(),
-            mode: model::Mode::Tcp { pool: name("web") },
+            mode: model::Mode::Tcp { routes: tcp_routes },
             tls: None,
             accept_proxy_protocol: None,
             trusted_proxies: Vec::new(),
@@ -94,10 +99,10 @@ impl SceneBuilder {
         let pool = Pool::new(pool_config, members, Arc::new(PoolState::new(WORKERS)));
         let listener = Listener {
             config: listener_config,
-            work: Work::Tcp(PoolId(0)),
+            work: Work::Tcp(streams),
             state: Arc::new(ListenerState::new(WORKERS)),
             rate_limit: None,
-            tls: None,
+            tls: Some(Arc::new(some_tls())),
         };
         Snapshot {
             generation: 7,
@@ -106,6 +111,26 @@ impl SceneBuilder {
             pools: [Arc::new(pool)].into(),
         }
     }
+}
+
+/// With one certificate, for `a.example`.
+fn some_tls() -> tls::Server {
+    let folder = Folder::new();
+    let made = signed_by_itself(&["a.example"], Kind::Ecdsa, LONG);
+    let config = model::ListenerTls {
+        certificates: vec![folder.pair("a", &made)],
+        named: 1,
+        certificate_dir: None,
+        strict_sni: false,
+        min_version: model::TlsVersion::Tls12,
+        client_auth: None,
+        ticket_keys: None,
+        alpn: Vec::new(),
+        hsts: None,
+        acme: None,
+    };
+    let kept = Arc::new(tls::server::Kept::new(Instant::now()));
+    tls::Server::new(&name("front"), &config, kept).expect("a sound configuration")
 }
 
 fn pool_config(backends: u32) -> model::Pool {
@@ -127,6 +152,7 @@ fn pool_config(backends: u32) -> model::Pool {
             port: None,
             address: None,
             tls: None,
+            introduce: None,
         }),
         ..defaults::pool(name("web"))
     }
@@ -221,12 +247,15 @@ fn every_value_arrives_under_its_name() {
         r#"evenkeel_config_reloads_total{result="failure"} 1"#,
         "evenkeel_config_last_reload_successful 0",
         "evenkeel_config_generation 7",
+        r#"evenkeel_certificate_reloads_total{result="failure"} 0"#,
         r#"evenkeel_phase{phase="running"} 1"#,
         r#"evenkeel_phase{phase="draining"} 0"#,
         "evenkeel_ready 1",
         "evenkeel_workers 2",
     ];
     let lines: Vec<&str> = text.lines().collect();
+    let expiry = r#"evenkeel_certificate_expiry_seconds{listener="front",name="a.example"} "#;
+    assert!(lines.iter().any(|line| line.starts_with(expiry)), "{text}");
     for line in expected {
         assert!(lines.contains(&line), "there is no line {line} in\n{text}");
     }

@@ -15,7 +15,7 @@ use crate::config::defaults::JITTER;
 use crate::config::model::{
     Action, Backend, Balance, Config, Failback, Failover, FailoverMode, HashBy, HealthCheck,
     HostPattern, Listener, Match, Mode, MysqlRole, PathPattern, Pool, PostgresRole, ProbeKind,
-    RedisRole,
+    ProxyVersion, RedisRole, TcpAction, TcpRoute,
 };
 use crate::config::units::show_duration;
 
@@ -38,12 +38,14 @@ pub fn write(config: &Config, out: &mut dyn Write) -> io::Result<()> {
 fn listener(listener: &Listener, out: &mut dyn Write) -> io::Result<()> {
     let binds = listener.bind.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     match &listener.mode {
-        Mode::Tcp { pool } => {
-            writeln!(out, "listener {}: tcp on {binds} -> pool {pool}", listener.name)?;
+        Mode::Tcp { routes } => {
+            streams(listener, &binds, routes, out)?;
+            proxied(listener, out)?;
             tls::write(listener.tls.as_ref(), out)
         }
         Mode::Http { routes } => {
             writeln!(out, "listener {}: http on {binds}", listener.name)?;
+            proxied(listener, out)?;
             tls::write(listener.tls.as_ref(), out)?;
             for route in routes.iter().take(SHOWN) {
                 writeln!(out, "  {} -> {}", matching(&route.matches), action(&route.action))?;
@@ -53,6 +55,41 @@ fn listener(listener: &Listener, out: &mut dyn Write) -> io::Result<()> {
             if open { Ok(()) } else { writeln!(out, "  everything else -> 404") }
         }
     }
+}
+
+fn proxied(listener: &Listener, out: &mut dyn Write) -> io::Result<()> {
+    let Some(peers) = &listener.accept_proxy_protocol else { return Ok(()) };
+    let networks = peers.networks.iter().map(ToString::to_string);
+    let from: Vec<_> = networks.chain(peers.unix.then(|| "unix".to_owned())).collect();
+    writeln!(out, "  PROXY header required from {}", from.join(", "))
+}
+
+fn streams(
+    listener: &Listener,
+    binds: &str,
+    routes: &[TcpRoute],
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let action = |route: &TcpRoute| match &route.action {
+        TcpAction::Pool(pool) => format!("pool {pool}"),
+        TcpAction::Reject => "closed".to_owned(),
+    };
+    if let [all] = routes
+        && all.sni.is_empty()
+    {
+        return writeln!(out, "listener {}: tcp on {binds} -> {}", listener.name, action(all));
+    }
+    writeln!(out, "listener {}: tcp on {binds}, by TLS server name", listener.name)?;
+    for route in routes.iter().take(SHOWN) {
+        let names = match route.sni.as_slice() {
+            [] => "everything".to_owned(),
+            names => names.iter().map(host).collect::<Vec<_>>().join(" or "),
+        };
+        writeln!(out, "  {names} -> {}", action(route))?;
+    }
+    more(routes.len(), "routes", out)?;
+    let open = routes.iter().any(|route| route.sni.is_empty());
+    if open { Ok(()) } else { writeln!(out, "  everything else -> closed") }
 }
 
 fn pool(pool: &Pool, out: &mut dyn Write) -> io::Result<()> {
@@ -72,6 +109,13 @@ fn pool(pool: &Pool, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "  over TLS: {whom}")?;
     }
     failover(pool, out)?;
+    let version = pool.send_proxy_protocol.map(|version| match version {
+        ProxyVersion::V1 => 1,
+        ProxyVersion::V2 => 2,
+    });
+    if let Some(version) = version {
+        writeln!(out, "  backends are told who the client is: PROXY protocol, version {version}")?;
+    }
     match (&pool.health_check, &pool.outlier) {
         (None, None) => writeln!(out, "  no health check: a dead backend is not taken out"),
         (None, Some(_)) => {
@@ -185,10 +229,7 @@ fn rounded_up(duration: Duration) -> Duration {
 
 fn matching(matches: &Match) -> String {
     let mut parts = Vec::new();
-    let hosts = matches.host.iter().map(|host| match host {
-        HostPattern::Exact(host) => host.clone(),
-        HostPattern::Wildcard(suffix) => format!("*{suffix}"),
-    });
+    let hosts = matches.host.iter().map(host);
     let paths = matches.path.iter().map(|path| match path {
         PathPattern::Exact(path) => path.clone(),
         PathPattern::Prefix(prefix) => format!("{prefix}/*"),
@@ -202,6 +243,13 @@ fn matching(matches: &Match) -> String {
     let clients = either(matches.client.iter().map(ToString::to_string).collect());
     parts.extend(clients.map(|clients| format!("from {clients}")));
     if parts.is_empty() { "everything else".to_owned() } else { parts.join(" ") }
+}
+
+fn host(pattern: &HostPattern) -> String {
+    match pattern {
+        HostPattern::Exact(host) => host.clone(),
+        HostPattern::Wildcard(suffix) => format!("*{suffix}"),
+    }
 }
 
 fn either(words: Vec<String>) -> Option<String> {

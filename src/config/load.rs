@@ -18,8 +18,9 @@ pub struct Loaded {
     pub config: Config,
     /// What is allowed but hardly meant; none of them is an error.
     pub warnings: Vec<Problem>,
-    /// Certificates that could not be read, and for which those in force stay; each is warned of.
-    pub kept_certificates: u64,
+    /// Files of TLS that could not be used, and what is wrong with each: what is in force stays. All are
+    /// among the warnings.
+    pub kept_certificates: Vec<(PathBuf, String)>,
 }
 
 /// Why there is no configuration. `Display` is one line, for a log.
@@ -38,8 +39,8 @@ pub fn load(path: &Path, env: Env<'_>) -> Result<Loaded, LoadError> {
     load_after(path, env, None)
 }
 
-/// The same while `before` is in force: a certificate that cannot be read any more keeps its good
-/// predecessor, with a warning, instead of being an error.
+/// The same while `before` is in force: a certificate (or another file of TLS) that cannot be used any
+/// more keeps its good predecessor, with a warning, instead of being an error.
 pub fn load_after(path: &Path, env: Env<'_>, before: Option<&Config>) -> Result<Loaded, LoadError> {
     let name = path.display().to_string();
     let bytes =

@@ -10,10 +10,12 @@ use tokio::io::AsyncWriteExt;
 
 use super::client::Client;
 use super::entrance::{self, Entered};
+use super::opening::Opening;
+use super::origin::Origin;
 use super::relay::Exchange;
 use super::request::{self, After, Upgrade};
 use super::worker::{Here, Worker};
-use super::{judge, reach};
+use super::{judge, opening, reach};
 use crate::config::model::Timeouts;
 use crate::forward::backend_stream::BackendStream;
 use crate::forward::http::h1::client::{Bounds, ClientConn, Next, Stop};
@@ -24,8 +26,8 @@ use crate::forward::session::Session;
 use crate::forward::tcp::{self, End, Way};
 use crate::listen::{ClientAddr, ClientStream, Permit};
 use crate::outcome::Cause;
-use crate::pool::{Lease, Picker};
-use crate::route::access;
+use crate::pool::{Lease, Picker, Pool};
+use crate::route::{Taken, access};
 use crate::snapshot::Work;
 use crate::timer::Deadline;
 
@@ -37,13 +39,17 @@ pub fn serve(
     gone: bool,
     stream: ClientStream,
     addr: ClientAddr,
-    permit: Permit,
+    mut permit: Permit,
 ) {
-    if !entrance::is_barred(&here) {
-        return begin(worker, here, gone, Entered { stream, addr, secure: None }, permit);
+    if !entrance::is_barred(&here, addr) {
+        if entrance::admit(&here, addr, &mut permit) {
+            let entered = Entered { stream, addr, told: None, secure: None };
+            begin(worker, here, gone, entered, permit);
+        }
+        return;
     }
     tokio::task::spawn_local(async move {
-        if let Some(entered) = entrance::pass(&worker, &here, stream, addr).await {
+        if let Some(entered) = entrance::pass(&worker, &here, stream, addr, &mut permit).await {
             // It may have gone in the meantime.
             let gone = worker.here(&here.listener().config.name).is_none();
             begin(worker, here, gone, entered, permit);
@@ -52,28 +58,25 @@ pub fn serve(
 }
 
 /// The connection has passed the entrance.
-fn begin(worker: Rc<Worker>, here: Here, gone: bool, entered: Entered, mut permit: Permit) {
-    let Entered { stream, addr, secure } = entered;
-    let config = &here.view.snapshot.config;
-    if !permit.admit(addr, config.limits.connections_per_client) {
-        return;
-    }
+fn begin(worker: Rc<Worker>, here: Here, gone: bool, entered: Entered, permit: Permit) {
+    let Entered { stream, addr, told, secure } = entered;
+    let asked = here.view.snapshot.introduces();
+    let origin = Origin::of(&stream, addr, told, &here.listener().config, asked);
     let deadline = Deadline::new(&worker.wheel);
     let session = Rc::new(Session::new(deadline, here.listener().state.clone(), worker.id));
     let h2 = secure.as_ref().is_some_and(|secure| secure.h2);
-    let client = Client::new(worker, session, here.clone(), (addr, secure), permit);
+    let client = Client::new(worker, session, here.clone(), (addr, secure, origin), permit);
     if gone {
         client.session.leave();
     }
     match &here.listener().work {
-        Work::Tcp(pool) => {
+        Work::Tcp(_) => {
             let access = &here.listener().config.access;
             if !access::allows(access, addr.ip()) {
                 client.session.cells().failures[Cause::Denied.index()].inc();
                 return;
             }
-            let picker = here.view.picker(*pool).clone();
-            tokio::task::spawn_local(tcp(client, here, picker, stream));
+            tokio::task::spawn_local(tcp(client, here, stream));
         }
         Work::Http(_) => {
             let bounds = bounds(&here);
@@ -226,9 +229,37 @@ async fn upgraded(client: &Client, conn: ClientConn, upgrade: Upgrade) {
     record.finish(failed);
 }
 
-/// A TCP stream: pick, connect, relay. A backend that cannot be reached costs the client nothing:
-/// every serving one is tried once, within three times `connect`, before a byte of it is read.
-async fn tcp(client: Rc<Client>, here: Here, picker: Rc<Picker>, mut stream: ClientStream) {
+/// A TCP stream: route, pick, connect, relay. A backend that cannot be reached costs the client nothing:
+/// every serving one is tried once, within three times `connect`, before more of it is read than it
+/// takes to route it.
+async fn tcp(client: Rc<Client>, here: Here, mut stream: ClientStream) {
+    let Work::Tcp(streams) = &here.listener().work else { return };
+    let opening = match streams.all_alike() {
+        Some(taken) => Ok(Opening::silent(taken)),
+        // In a box: most streams are not looked into, and need not carry what that takes.
+        None => Box::pin(opening::read(&client, &here, streams, &mut stream)).await,
+    };
+    let opening = opening.and_then(|opening| match opening.taken {
+        Taken::To(pool) => Ok((here.view.picker(pool).clone(), opening)),
+        Taken::Rejected => Err(Cause::Denied),
+        Taken::Nowhere => Err(Cause::NoRoute),
+    });
+    match opening {
+        Ok((picker, opening)) => stream_to(client, &here, picker, stream, opening).await,
+        Err(Cause::ClientGone) => {}
+        // Whatever strangers say that leads nowhere is no news.
+        Err(cause) => client.session.cells().failures[cause.index()].inc(),
+    }
+}
+
+/// Takes a stream to a backend of the pool.
+async fn stream_to(
+    client: Rc<Client>,
+    here: &Here,
+    picker: Rc<Picker>,
+    mut stream: ClientStream,
+    opening: Opening,
+) {
     let worker = &client.worker;
     let pool = picker.pool();
     let cells = pool.state.cells.of(worker.id);
@@ -236,37 +267,55 @@ async fn tcp(client: Rc<Client>, here: Here, picker: Rc<Picker>, mut stream: Cli
     let began = Instant::now();
     cells.streams.inc();
     client.session.begin();
-    let reached = Box::pin(reach::reach(&client, &picker, &stream, &timeouts)).await;
-    let failed = match reached {
+    let Opening { hello, early, .. } = opening;
+    let reached = {
+        let said = client.introduction(&pool.config, hello.as_ref());
+        drop(hello);
+        let said = said.as_deref();
+        Box::pin(reach::reach(&client, &picker, &stream, said, &timeouts)).await
+    };
+    let ended = match reached {
         Ok((lease, _entered, mut backend)) => {
-            match relay(&client, &lease, &mut stream, &mut backend, timeouts.tcp_idle).await {
-                Some(End::BackendReset) => {
-                    judge::failed(worker, &lease, Cause::Truncated);
-                    Some(Cause::Truncated)
-                }
-                Some(End::Cut) => Some(Cause::Released),
-                Some(End::Finished | End::ClientReset | End::Idle) | None => None,
+            let (idle, ends) = (timeouts.tcp_idle, (&mut stream, &mut backend));
+            let begun = opening::pass_on(&client, here, &lease, ends, early, idle);
+            let ended = match Box::pin(begun).await {
+                Ok(()) => match relay(&client, &lease, &mut stream, &mut backend, idle).await {
+                    Some(End::BackendReset) => Err(Cause::Truncated),
+                    Some(End::Cut) => Err(Cause::Released),
+                    Some(End::Finished | End::ClientReset | End::Idle) | None => Ok(()),
+                },
+                Err(cause) => Err(cause),
+            };
+            if ended == Err(Cause::Truncated) {
+                judge::failed(worker, &lease, Cause::Truncated);
             }
+            ended
         }
-        // It left while it waited: an ordinary disconnect is no news.
-        Err(Cause::ClientGone) => None,
-        Err(cause) => Some(cause),
+        Err(cause) => Err(cause),
     };
     cells.duration.observe(began.elapsed());
-    if let Some(cause) = failed {
-        client.session.cells().failures[cause.index()].inc();
-        let mut limiter = worker.limiter.borrow_mut();
-        if let Some(held_back) = limiter.admit(cause.index(), worker.shared.epoch.elapsed()) {
-            tracing::warn!(
-                listener = %client.name,
-                client = %client.addr,
-                pool = %pool.config.name,
-                cause = cause.label(),
-                millis = began.elapsed().as_millis() as u64,
-                held_back,
-                "stream failed"
-            );
-        }
+    match ended {
+        // It left while it waited: an ordinary disconnect is no news.
+        Ok(()) | Err(Cause::ClientGone) => {}
+        Err(cause) => tell_of(&client, pool, cause, began),
+    }
+}
+
+/// Counts a stream that failed, and says so.
+fn tell_of(client: &Client, pool: &Pool, cause: Cause, began: Instant) {
+    client.session.cells().failures[cause.index()].inc();
+    let worker = &client.worker;
+    let mut limiter = worker.limiter.borrow_mut();
+    if let Some(held_back) = limiter.admit(cause.index(), worker.shared.epoch.elapsed()) {
+        tracing::warn!(
+            listener = %client.name,
+            client = %client.addr,
+            pool = %pool.config.name,
+            cause = cause.label(),
+            millis = began.elapsed().as_millis() as u64,
+            held_back,
+            "stream failed"
+        );
     }
 }
 

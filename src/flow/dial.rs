@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use super::worker::Worker;
 use crate::config::model::Timeouts;
 use crate::forward::backend_stream::{BackendStream, Offer};
-use crate::forward::connect::connect;
+use crate::forward::connect::connect_and_say;
 use crate::forward::http::exchange::Clocks;
 use crate::outcome::Cause;
 use crate::pool::{Lease, MemberTls};
@@ -22,16 +22,18 @@ use crate::tls::client::Trouble;
 /// So often the log hears of the same backend.
 const TOLD_EVERY: Duration = Duration::from_secs(30);
 
-/// `offer`: what TLS is to say of the protocol.
+/// `opening` is said in clear, before anything else; `offer`: what TLS is to say of the protocol.
 pub async fn dial(
     worker: &Worker,
     lease: &Lease,
     clocks: &Clocks,
     timeouts: &Timeouts,
+    opening: Option<&[u8]>,
     offer: Offer,
 ) -> Result<BackendStream, Cause> {
     let began = Instant::now();
-    let connected = within(clocks, timeouts.connect, connect(lease.backend().addr)).await;
+    let connecting = connect_and_say(lease.backend().addr, opening);
+    let connected = within(clocks, timeouts.connect, connecting).await;
     let stream = match connected {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) if is_shortage(&error) => return Err(Cause::Shortage),

@@ -1,7 +1,9 @@
-//! What a connection passes before it is served: its TLS handshake, where its listener has one.
+//! What a connection passes before it is served: the PROXY header, where its peer must send one, and the
+//! TLS handshake, where its listener has one.
 //!
-//! Runs in the connection's own task, under a deadline; the accept loop never waits for it. Who fails here
-//! is counted, and logged for who debugs: a stranger's broken handshake is no news.
+//! Runs in the connection's own task, under deadlines; the accept loop never waits for it. Who fails here
+//! is counted. A stranger's broken handshake is no news, and logged only for who debugs; a balancer of
+//! one's own that sends no header, or a broken one, is set up wrongly.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -13,8 +15,10 @@ use tokio_rustls::TlsAcceptor;
 
 use super::worker::{Here, Worker};
 use crate::config::model::Alpn;
-use crate::listen::{ClientAddr, ClientStream};
+use crate::listen::proxy::{self, Ends, Header, Refused};
+use crate::listen::{ClientAddr, ClientStream, Permit};
 use crate::outcome::Cause;
+use crate::route::access;
 use crate::timer::{Cutter, Deadline};
 use crate::tls::peer::Peer;
 use crate::tls::server::ACME_TLS;
@@ -27,7 +31,9 @@ const HANDSHAKES: usize = 2048;
 #[derive(Debug)]
 pub struct Entered {
     pub stream: ClientStream,
+    /// The one that the header gives, if there is one.
     pub addr: ClientAddr,
+    pub told: Option<Header>,
     pub secure: Option<Box<Secure>>,
 }
 
@@ -42,21 +48,46 @@ pub struct Secure {
     pub peer: Option<Peer>,
 }
 
-/// Whether connections of this listener have anything to pass.
-pub fn is_barred(here: &Here) -> bool {
-    here.listener().tls.is_some()
+/// Whether a connection from there has anything to pass.
+pub fn is_barred(here: &Here, peer: ClientAddr) -> bool {
+    here.listener().tls.is_some() || must_introduce(here, peer)
+}
+
+/// It begins with a PROXY header.
+fn must_introduce(here: &Here, peer: ClientAddr) -> bool {
+    let Some(peers) = &here.listener().config.accept_proxy_protocol else { return false };
+    peer.ip().map_or(peers.unix, |ip| access::within(&peers.networks, ip))
+}
+
+/// Whether the client may have one more connection; counts it.
+pub fn admit(here: &Here, client: ClientAddr, permit: &mut Permit) -> bool {
+    permit.admit(client, here.view.snapshot.config.limits.connections_per_client)
 }
 
 /// Done when the connection may be served; `None` if it has ended here.
 pub async fn pass(
     worker: &Worker,
     here: &Here,
-    stream: ClientStream,
-    addr: ClientAddr,
+    mut stream: ClientStream,
+    peer: ClientAddr,
+    permit: &mut Permit,
 ) -> Option<Entered> {
     let deadline = Deadline::new(&worker.wheel);
+    let told = match must_introduce(here, peer) {
+        true => Some(introduction(worker, here, &mut stream, peer, &deadline).await?),
+        false => None,
+    };
+    let addr = match told.as_ref().and_then(|header| header.ends) {
+        Some(Ends::Ip { client, .. }) => ClientAddr::Ip(client),
+        Some(Ends::Unix) => ClientAddr::Unix,
+        None => peer,
+    };
+    // Before the handshake: it is what costs.
+    if !admit(here, addr, permit) {
+        return None;
+    }
     match secure(worker, here, stream, &deadline).await {
-        Ok((stream, secure)) => Some(Entered { stream, addr, secure }),
+        Ok((stream, secure)) => Some(Entered { stream, addr, told, secure }),
         Err(Ended::AsItShould) => None,
         Err(Ended::Failed(error)) => {
             here.listener().state.cells.of(worker.id).failures[Cause::Handshake.index()].inc();
@@ -69,6 +100,44 @@ pub async fn pass(
             None
         }
     }
+}
+
+/// The PROXY header with which the connection begins.
+async fn introduction(
+    worker: &Worker,
+    here: &Here,
+    stream: &mut ClientStream,
+    peer: ClientAddr,
+    deadline: &Deadline,
+) -> Option<Header> {
+    let listener = here.listener();
+    let within = listener.config.timeouts.proxy_header;
+    let read = deadline.within(within, Box::pin(proxy::read(stream))).await;
+    let (cause, why) = match read {
+        Ok(Ok(header)) => return Some(header),
+        // It was somebody who only looked whether we are there.
+        Ok(Err(proxy::Failed::Gone)) => return None,
+        Ok(Err(proxy::Failed::Refused(why))) => match why {
+            Refused::Missing => (Cause::ProxyMissing, Some(why)),
+            Refused::Malformed(_) | Refused::TooLong | Refused::Checksum => {
+                (Cause::ProxyMalformed, Some(why))
+            }
+        },
+        Err(_) => (Cause::ClientTimeout, None),
+    };
+    listener.state.cells.of(worker.id).failures[cause.index()].inc();
+    let mut limiter = worker.limiter.borrow_mut();
+    if let Some(held_back) = limiter.admit(cause.index(), worker.shared.epoch.elapsed()) {
+        let late = "its PROXY header did not come in time".to_owned();
+        tracing::warn!(
+            listener = %listener.config.name,
+            %peer,
+            why = why.map_or(late, |why| why.to_string()),
+            held_back,
+            "connection refused"
+        );
+    }
+    None
 }
 
 enum Ended {

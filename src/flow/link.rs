@@ -28,7 +28,8 @@ impl Attempt<'_> {
             return None;
         }
         let tls = lease.tls().map(|tls| &tls.config);
-        let alone = || worker.idle.take(id, now, careful, tls).map(Back::H1);
+        let owner = self.client.owner(lease.picker().pool());
+        let alone = || worker.idle.take(id, owner, now, careful, tls).map(Back::H1);
         let shared = || worker.shared_conns.take(id, now, careful, tls).map(Back::H2);
         match lease.picker().pool().config.protocol {
             Protocol::Http1 => alone(),
@@ -51,12 +52,15 @@ impl Attempt<'_> {
 
     async fn alone(&self, lease: &Lease, clocks: &Clocks, offer: Offer) -> Result<Back, Cause> {
         let worker = &self.client.worker;
-        let stream = dial(worker, lease, clocks, &self.plan.timeouts, offer).await?;
+        let introduction = self.client.introduction(&lease.picker().pool().config, None);
+        let opening = introduction.as_deref();
+        let stream = dial(worker, lease, clocks, &self.plan.timeouts, opening, offer).await?;
         Ok(self.own(lease, stream))
     }
 
     fn own(&self, lease: &Lease, stream: BackendStream) -> Back {
-        let conn = BackendConn::new(stream, lease.shared_backend(), self.client.worker.id);
+        let owner = self.client.owner(lease.picker().pool());
+        let conn = BackendConn::new(stream, lease.shared_backend(), self.client.worker.id, owner);
         Back::H1(Box::new(conn))
     }
 
@@ -77,7 +81,8 @@ impl Attempt<'_> {
             }
         };
         let pool = &lease.picker().pool().config;
-        let dialled = dial(worker, lease, clocks, &self.plan.timeouts, Offer::Protocol);
+        // No PROXY header: `validate` has seen to that.
+        let dialled = dial(worker, lease, clocks, &self.plan.timeouts, None, Offer::Protocol);
         let stream = dialled.await?;
         match (pool.protocol, stream.alpn()) {
             (Protocol::H2c, _) | (_, Some(b"h2")) => {}

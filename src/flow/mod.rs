@@ -7,8 +7,9 @@
 //! in the pool's queue, `relay` is an answer that has begun, `grpc` what its calls want beyond other requests, `reach` finds a stream its backend, `judge`
 //! is told of every attempt's end. `thread` is the data thread they run on, `arrivals` how connections come to
 //! it, `entrance` what they pass before they are served, `worker` what its tasks share, `engaged` what it has
-//! in progress with each backend, `sessions` its list of connections, `client` what the requests of one
-//! connection share.
+//! in progress with each backend, `sessions` its list of connections, `client` what the requests of
+//! one connection share, `entrance` what a connection passes before it is served, `opening` what a TCP
+//! client says first, `origin` whom backends are told that a connection is from.
 
 pub mod answer;
 pub mod arrivals;
@@ -25,6 +26,8 @@ pub mod head;
 pub mod hedge;
 pub mod judge;
 mod link;
+pub mod opening;
+pub mod origin;
 pub mod reach;
 pub mod record;
 pub mod relay;

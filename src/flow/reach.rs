@@ -28,11 +28,12 @@ use crate::pool::pick::{Ask, NoPick};
 use crate::pool::{Lease, Picker};
 use crate::timer::Deadline;
 
-/// A connection to a backend of the pool, for the client of `stream`.
+/// A connection to a backend of the pool, for the client of `stream`; the first it is told is `opening`.
 pub async fn reach(
     client: &Client,
     picker: &Rc<Picker>,
     stream: &ClientStream,
+    opening: Option<&[u8]>,
     timeouts: &Timeouts,
 ) -> Result<(Lease, Entered, BackendStream), Cause> {
     let worker = &client.worker;
@@ -64,7 +65,8 @@ pub async fn reach(
         }
         let backend = lease.backend();
         let entered = worker.engaged.enter(backend.id, &clocks.step);
-        let cause = match dial(worker, &lease, &clocks, timeouts, Offer::Nothing).await {
+        let dialled = dial(worker, &lease, &clocks, timeouts, opening, Offer::Nothing);
+        let cause = match dialled.await {
             Ok(stream) => {
                 keep_alive(stream.socket());
                 backend.cells.of(worker.id).connects.inc();

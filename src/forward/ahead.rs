@@ -36,7 +36,7 @@ impl<S> Ahead<S> {
     }
 
     /// Hands out what was read ahead, as much as there is room for; 0 is nothing.
-    pub fn take(&mut self, to: &mut [u8]) -> usize {
+    pub fn hand_out(&mut self, to: &mut [u8]) -> usize {
         let Some(held) = &mut self.held else { return 0 };
         let n = to.len().min(held.end - held.start);
         to[..n].copy_from_slice(&held.bytes[held.start..][..n]);
@@ -67,7 +67,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Ahead<S> {
             }
             ready!(read)?;
         }
-        let n = this.take(buf.initialize_unfilled());
+        let n = this.hand_out(buf.initialize_unfilled());
         buf.advance(n);
         Poll::Ready(Ok(()))
     }
@@ -130,13 +130,13 @@ mod tests {
         }
         assert!(got == bytes[..70_000]);
         let mut space = [0; 30];
-        assert_eq!(Ahead::take(&mut near, &mut space), 30);
+        assert_eq!(near.hand_out(&mut space), 30);
         assert_eq!(space, bytes[70_000..70_030]);
         drop(far);
         let mut rest = Vec::new();
         near.read_to_end(&mut rest).await.unwrap();
         assert!(rest == bytes[70_030..]);
-        assert_eq!((Ahead::take(&mut near, &mut space), buffers.at_rest()), (0, 1));
+        assert_eq!((near.hand_out(&mut space), buffers.at_rest()), (0, 1));
     }
 
     #[test]

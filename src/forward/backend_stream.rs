@@ -183,7 +183,7 @@ struct Records<'a, R> {
 
 impl<R: Fn(&TcpStream, &mut [u8]) -> io::Result<usize>> Read for Records<'_, R> {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-        match self.ahead.take(to) {
+        match self.ahead.hand_out(to) {
             0 => (self.read)(self.ahead.get_ref(), to),
             n => Ok(n),
         }

@@ -6,7 +6,7 @@
 use std::io;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::Interest;
+use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 
 use crate::pool::BackendAddr;
@@ -28,6 +28,15 @@ pub async fn connect(addr: BackendAddr) -> io::Result<TcpStream> {
     }
     if is_self_connected(&stream, addr) {
         return Err(io::ErrorKind::ConnectionRefused.into());
+    }
+    Ok(stream)
+}
+
+/// The same, and the first that the backend is told is `opening`.
+pub async fn connect_and_say(addr: BackendAddr, opening: Option<&[u8]>) -> io::Result<TcpStream> {
+    let mut stream = connect(addr).await?;
+    if let Some(opening) = opening {
+        stream.write_all(opening).await?;
     }
     Ok(stream)
 }

@@ -107,6 +107,7 @@ fn check() -> HealthCheck {
         port: None,
         address: None,
         tls: None,
+        introduce: None,
     }
 }
 

@@ -13,7 +13,7 @@ use crate::config::model::{self, BackendHost, Config, Mode, Name};
 use crate::observe::cells::ListenerState;
 use crate::pool::{BackendAddr, BackendState, Member, MemberTls, Pool, PoolState};
 use crate::route::rate::Limiter;
-use crate::route::{PoolId, Table, UnknownPool};
+use crate::route::{PoolId, Streams, Table, UnknownPool};
 use crate::snapshot::{Current, Listener, Snapshot, Work};
 use crate::tls::server::{Kept, ServerError};
 use crate::tls::{self, client};
@@ -92,9 +92,7 @@ impl Publisher {
                         }
                         Work::Http(table)
                     }
-                    Mode::Tcp { pool } => {
-                        Work::Tcp(find(pool).ok_or_else(|| UnknownPool(pool.clone()))?)
-                    }
+                    Mode::Tcp { routes } => Work::Tcp(Streams::new(routes, &find)?),
                 };
                 let workers = self.workers;
                 let state = carry(&mut self.listeners, listener.name.clone(), || {

@@ -93,7 +93,8 @@ impl Applier {
             Ok(loaded) => {
                 warn_of(&loaded);
                 let kept = loaded.kept_certificates;
-                self.status.certificates.failed.fetch_add(kept, Ordering::Relaxed);
+                self.status.certificates.failed.fetch_add(kept.len() as u64, Ordering::Relaxed);
+                self.renewal.was_told(kept);
                 self.apply(loaded.config).await
             }
             Err(error) => Err(error.into()),

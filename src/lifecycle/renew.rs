@@ -75,11 +75,16 @@ impl<'a> Tally<'a> {
 }
 
 impl Renewal {
+    /// What a load has found wrong, and told, is no news.
+    pub fn was_told(&mut self, faults: impl IntoIterator<Item = (PathBuf, String)>) {
+        self.faults.extend(faults);
+    }
+
     /// The configuration with what has changed on disk; `None` if nothing has.
     fn look(&mut self, config: &Arc<Config>, tally: &mut Tally<'_>) -> Option<Config> {
         let stamps: BTreeMap<PathBuf, Stamp> = watched(config).map(stamp).collect();
         // Files may have changed while a new configuration was being put in force: they are read once
-        // more after each. What could not be read then was told by the load.
+        // more after each.
         let fresh = !self.config.as_ref().is_some_and(|of| Arc::ptr_eq(of, config));
         if !fresh && stamps == self.taken_up {
             self.last_look = stamps;
@@ -92,8 +97,7 @@ impl Renewal {
         self.config = Some(config.clone());
         self.last_look = stamps.clone();
         self.taken_up = stamps;
-        let mut reader =
-            Reader { quiet: fresh, tally, before: &self.faults, faults: HashMap::new() };
+        let mut reader = Reader { tally, before: &self.faults, faults: HashMap::new() };
         let mut renewed: Option<Config> = None;
         for (i, listener) in config.listeners.iter().enumerate() {
             let Some(old) = &listener.tls else { continue };
@@ -161,7 +165,6 @@ fn stamp(path: &Path) -> (PathBuf, Stamp) {
 
 /// Reads files again, and says what came of it.
 struct Reader<'a, 'b> {
-    quiet: bool,
     tally: &'a mut Tally<'b>,
     /// What is known to be wrong is not said again.
     before: &'a HashMap<PathBuf, String>,
@@ -281,7 +284,7 @@ impl Reader<'_, '_> {
     /// Its predecessor goes on. Said once for each fault.
     fn kept(&mut self, error: &CertificateError) {
         let text = error.to_string();
-        let known = self.quiet || self.before.get(&error.path) == Some(&text);
+        let known = self.before.get(&error.path) == Some(&text);
         if !known && self.faults.get(&error.path) != Some(&text) {
             self.tally.failed();
             let (fault, help) = (&text, error.what.help());
@@ -422,9 +425,21 @@ pools:
         let folder = story.folder.path();
         let loaded = parse_after(TEXT, "x", folder, &|_| None, Some(&story.config)).unwrap();
         assert_eq!(loaded.config, *story.config);
-        assert_eq!(loaded.kept_certificates, 1);
+        assert_eq!(loaded.kept_certificates.len(), 1);
+        // The watch then has nothing to add.
+        let mut story = story;
+        story.config = Arc::new(loaded.config.clone());
+        story.renewal.was_told(loaded.kept_certificates.clone());
+        assert!(!story.look() && story.counts() == (0, 0));
+        let folder = story.folder.path();
         let told = loaded.warnings.iter().map(ToString::to_string).collect::<String>();
         assert!(told.contains("does not belong") && told.contains("goes on"), "{told}");
+        // Whatever else a listener's TLS is read from has a predecessor as well.
+        story.folder.write("ca.pem", "no certificate");
+        story.folder.write("tickets", "");
+        let loaded = parse_after(TEXT, "x", folder, &|_| None, Some(&story.config)).unwrap();
+        assert_eq!(loaded.config, *story.config);
+        assert_eq!(loaded.kept_certificates.len(), 3);
         let error = parse(TEXT, "x", folder, &|_| None).unwrap_err().to_string();
         assert!(error.contains("certificates[0].key: the key does not belong"), "{error}");
     }

@@ -19,6 +19,7 @@ use crate::observe::cells::ListenerState;
 use crate::pool::pick::{Ask, Tried};
 use crate::pool::{BackendAddr, BackendState, Lease, Picker, PoolState, Reason};
 use crate::snapshot::Snapshot;
+use crate::tls::testing::{Folder, Kind, LONG, signed_by_itself};
 
 const WORKERS: usize = 2;
 
@@ -206,4 +207,38 @@ fn the_workers_listen_to_just_what_is_configured() {
         assert_eq!(std::fs::read_dir(&folder).unwrap().flatten().count(), 0, "a file was left");
     });
     std::fs::remove_dir(&folder).unwrap();
+}
+
+#[test]
+fn tls_stays_as_it_is_where_nothing_changes_and_keeps_its_tickets_where_something_does() {
+    let folder = Folder::new();
+    let renew = || folder.pair("a", &signed_by_itself(&["a.example"], Kind::Ecdsa, LONG));
+    renew();
+    let text = "
+listeners:
+  web:
+    bind: 127.0.0.1:1
+    tls: {certificates: [{cert: a.pem, key: a.key}]}
+    routes: [{pool: web}]
+pools:
+  web: {backends: [10.0.0.1:80]}
+";
+    let load = || parse(text, "x", folder.path(), &|_| None).unwrap().config;
+    let current = publish::nothing(Config { listeners: vec![], pools: vec![], ..load() });
+    let mut publisher = Publisher::new(current.clone(), WORKERS);
+    let mut next = |config: Config| {
+        let addresses = now(Addresses::find(&config, &Addresses::default())).unwrap();
+        let snapshot = publisher.build(config, &addresses).unwrap();
+        publisher.publish(snapshot.clone());
+        snapshot.listeners[0].tls.clone()
+    };
+    let first = next(load()).expect("a server");
+    let same = next(Config { drain_timeout: std::time::Duration::ZERO, ..load() }).unwrap();
+    assert!(Arc::ptr_eq(&first, &same));
+    renew();
+    let renewed = next(load()).unwrap();
+    assert!(!Arc::ptr_eq(&first, &renewed) && Arc::ptr_eq(first.kept(), renewed.kept()));
+    let mut plain = load();
+    plain.listeners[0].tls = None;
+    assert!(next(plain).is_none());
 }

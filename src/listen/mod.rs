@@ -1,12 +1,14 @@
 //! Listening sockets: bound once by the control thread, accepted from by one worker in four.
 //!
 //! `bind` opens them, `accept` runs a loop on one and never does slow work in it, `gate` counts what
-//! is open and holds the limits, `share` says which worker is to serve a connection, `stream` is what
-//! a client's connection looks like to everybody else.
+//! is open and holds the limits, `share` says which worker is to serve a connection, `proxy` reads and
+//! writes headers of the PROXY protocol, `stream` is what a client's connection looks like to everybody
+//! else.
 
 pub mod accept;
 pub mod bind;
 pub mod gate;
+pub mod proxy;
 pub mod share;
 pub mod stream;
 

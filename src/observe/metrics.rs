@@ -421,7 +421,7 @@ mod tests {
             }
             for label in metric.labels {
                 let known = labels.contains(label)
-                    || ["limit", "version", "phase", "worker"].contains(label);
+                    || ["limit", "version", "phase", "worker", "name"].contains(label);
                 assert!(known, "{name}: the label {label} is not a known closed set");
             }
             assert!(metric.help.ends_with('.'), "{name}: the help is a sentence");

@@ -16,6 +16,7 @@ pub mod rate;
 pub mod redirect;
 pub mod rewrite;
 mod split;
+mod streams;
 mod table;
 pub mod target;
 
@@ -26,6 +27,7 @@ use http::Method;
 
 pub use fields::Fields;
 pub use split::Split;
+pub use streams::{Streams, Taken};
 pub use table::{Table, UnknownPool};
 
 use crate::config::model;

@@ -31,6 +31,15 @@ pub fn accept(listener: impl AsFd) -> io::Result<(Socket, Option<SocketAddr>)> {
     Ok((socket, addr.as_socket()))
 }
 
+/// Copies what has come, and leaves it there. 0 is the end of the stream.
+pub fn peek(socket: impl AsFd, to: &mut [u8]) -> io::Result<usize> {
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the descriptor is open while it is borrowed; the kernel writes at most `to.len()` bytes
+    // to `to`, which has that many.
+    let n = unsafe { libc::recv(fd, to.as_mut_ptr().cast(), to.len(), libc::MSG_PEEK) };
+    usize::try_from(n).map_err(|_| io::Error::last_os_error())
+}
+
 /// How many connections wait to be accepted. Only TCP can tell.
 pub fn queued(listener: impl AsFd) -> io::Result<u32> {
     /// `tcpi_unacked`, of which listening sockets make their queue's length; 24 bytes into `tcp_info`.

@@ -229,7 +229,7 @@ impl Trouble {
             }
             CertificateError::NotValidForNameContext { expected, presented } => {
                 let names: Vec<&str> =
-                    presented.iter().take(NAMES_SHOWN).map(String::as_str).collect();
+                    presented.iter().take(NAMES_SHOWN).map(|name| bare(name)).collect();
                 let more = if presented.len() > NAMES_SHOWN { ", ..." } else { "" };
                 let names = if names.is_empty() { "no name".to_owned() } else { names.join(", ") };
                 let said = format!(
@@ -255,6 +255,12 @@ impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.said)
     }
+}
+
+/// `web.test` of `DnsName("web.test")`, as rustls has it.
+fn bare(name: &str) -> &str {
+    let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
+    inner.unwrap_or(name).trim_matches('"')
 }
 
 /// An error with what is behind it.

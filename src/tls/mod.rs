@@ -3,7 +3,8 @@
 //!
 //! `certificates` reads files and proves them; `names` picks a certificate for a ClientHello;
 //! `tickets` makes and reads session tickets; `server` puts the three together for a listener;
-//! `peer` says whom a client's certificate names; `expiry` says when to warn. Nothing here moves a
+//! `peer` says whom a client's certificate names; `expiry` says when to warn; `sni` reads what a client
+//! asks for whose TLS is not ours to decrypt. Nothing here moves a
 //! byte of traffic, and nothing reads a clock but where rustls gives no other way.
 
 pub mod certificates;
@@ -12,6 +13,7 @@ pub mod expiry;
 pub mod names;
 pub mod peer;
 pub mod server;
+pub mod sni;
 #[cfg(test)]
 pub mod testing;
 #[cfg(test)]

@@ -30,6 +30,10 @@ impl Nginx {
         let folder = Folder::new();
         pair.write(&folder, "server");
         folder.file("ca.pem", &ca.pem);
+        let versions = match more.contains("ssl_protocols") {
+            true => "",
+            false => "ssl_protocols TLSv1.2 TLSv1.3;",
+        };
         let text = format!(
             "daemon off; master_process off; pid FOLDER/pid; error_log FOLDER/error.log;
              events {{ worker_connections 200; }}
@@ -42,7 +46,7 @@ impl Nginx {
                      add_header x-reused $ssl_session_reused; add_header x-version $ssl_protocol;
                      add_header x-name $ssl_server_name; add_header x-proved $ssl_client_verify;
                      add_header x-connection $connection; add_header x-alpn $ssl_alpn_protocol;
-                     {more}
+                     {versions} {more}
                      location / {{ return 200 'hello'; }}
                  }}
              }}"
@@ -159,7 +163,7 @@ fn who_proves_itself_is_believed_by_its_name_its_address_or_the_systems_word() {
     for (path, name, proved) in [
         ("/name", "web.internal", "SUCCESS"),
         ("/ip", "", "NONE"),
-        ("/host", "localhost", ""),
+        ("/host", "localhost", "NONE"),
         ("/system", "web.internal", "NONE"),
         ("/off", "elsewhere.internal", "NONE"),
     ] {
@@ -182,18 +186,18 @@ fn who_does_not_prove_itself_gets_nothing_and_the_log_says_why_once() {
     let unknown = start(other.issue(&["web.internal"]));
     let named = start(ca.issue(&["elsewhere.internal"]));
     let expired = start(ca.issue_expired(&["web.internal"]));
-    let clear = Backend::start("clear");
+    let clear = clear();
     let (_demanding, demands) = demanding(&good, &ca);
     let cases = [
         ("unknown", unknown.address, "certificate_issuer", "comes from no CA that is trusted here"),
         ("named", named.address, "certificate_name", "is not for web.internal but for"),
         ("expired", expired.address, "certificate_expired", "has expired on Fri, 01 Jan 2021"),
-        ("clear", clear.address, "tls", "it does not speak TLS there"),
+        ("clear", clear, "tls", "it does not speak TLS there"),
     ];
     let mut config = setup();
     let mut routes = String::new();
     let keys = format!(
-        "{FULL}, outlier: off, retry: off, health_check: {{tls: {{}}, interval: 50ms, \
+        "{FULL}, outlier: off, retry: off, failover: {{when_none_serve: try_all}}, health_check: {{tls: {{}}, interval: 50ms, \
                         timeout: 5s, fall: 1000}}"
     );
     for (name, address, ..) in cases {
@@ -231,6 +235,20 @@ fn who_does_not_prove_itself_gets_nothing_and_the_log_says_why_once() {
         let labels = [("pool", "demanding"), ("why", "tls")];
         proxy.metric("evenkeel_backend_probe_failures_total", &labels) > 0.0
     });
+}
+
+/// A server that speaks HTTP in clear, and does not know what to make of anything else.
+fn clear() -> SocketAddr {
+    let listener = TcpListener::bind(free_address()).expect("a free address");
+    let address = listener.local_addr().expect("it is bound");
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n");
+            let _ = stream.shutdown(Shutdown::Write);
+            let _ = std::io::copy(&mut stream, &mut std::io::sink());
+        }
+    });
+    address
 }
 
 /// openssl, which wants a certificate of whoever connects.
@@ -342,7 +360,11 @@ fn a_reload_that_trusts_less_does_not_use_what_was_trusted_before() {
     }
     let (ca, other) = (Authority::new("a test's authority"), Authority::new("another"));
     let nginx = Nginx::start(free_address(), &ca.issue(&["web.internal"]), &ca, "");
-    let pool = |tls: &str| one(&format!("backends: ['{}'], tls: {{{tls}}}", nginx.address));
+    let listener = format!("bind: '{}', mode: http, routes: [{{pool: web}}]", free_address());
+    let pool = |tls: &str| {
+        let keys = format!("tls: {{{tls}}}");
+        setup().listener("web", &listener).pool("web", [nginx.address], &keys)
+    };
     let folder = folder(&ca);
     folder.file("other.pem", &other.pem);
     let proxy = Proxy::start_beside(folder, pool("verify: off"));
@@ -367,7 +389,7 @@ fn long_bodies_go_both_ways_and_protocols_can_be_changed() {
     let mut conn = Conn::open(proxy.address("web")).expect("a connection");
     let down = conn.ask(&Ask::get("/b/").act("bytes 20000000")).expect("a long answer");
     assert_eq!(down.body.len(), 20_000_000);
-    let up: String = (0..3_000_000).map(|n| char::from(b'a' + (n * n % 26) as u8)).collect();
+    let up: String = (0..3_000_000_u64).map(|n| char::from(b'a' + (n * n % 26) as u8)).collect();
     let echo = conn.ask(&Ask::post("/b/").body(&up)).expect("an echo of a long body");
     let echo: serde_json::Value = serde_json::from_slice(&echo.body).expect("JSON");
     assert!(echo["body"] == up.as_str(), "the body came back otherwise");
@@ -414,7 +436,7 @@ fn a_stream_over_tls_keeps_its_half_closed_sides() {
     for listener in ["polite", "curt"] {
         proxy.wait_serving(listener, 1, PATIENCE);
         let mut conn = Conn::open(proxy.address(listener)).expect("a connection");
-        let bytes: Vec<u8> = (0..3_000_000_u32).map(|n| (n * 7 >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..3_000_000_u32).map(|n| ((n * 7) >> 3) as u8).collect();
         conn.send(&bytes).expect("it is sent");
         conn.finish_writing();
         assert!(conn.rest().expect("all of it, and an end") == bytes, "{listener}");

@@ -238,12 +238,15 @@ fn every_example_passes_the_strict_check() {
 fn with_a_key(path: &str) -> Option<Folder> {
     use std::os::unix::fs::PermissionsExt;
     let text = std::fs::read_to_string(path).expect("an example's configuration");
+    // On a line of its own, or in a map in one line.
     let named = |key: &str| -> Option<String> {
-        let line = text.lines().find_map(|line| line.trim().strip_prefix(key))?;
-        Some(line.split_whitespace().next().expect("the name of a file").to_owned())
+        let is_key = |at: usize| at == 0 || text[..at].ends_with([' ', '{', '\n']);
+        let (at, _) = text.match_indices(key).find(|(at, _)| is_key(*at))?;
+        let value = text[at + key.len()..].split([' ', ',', '}', '\n']).next();
+        Some(value.expect("the name of a file").to_owned())
     };
     let authority = Authority::new("an example's authority");
-    let pair = authority.issue(&["lb.internal"]);
+    let pair = authority.issue(&["localhost"]);
     let files = [
         ("key_file: ", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n"),
         ("ca: ", &authority.pem),

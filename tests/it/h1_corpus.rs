@@ -39,3 +39,13 @@ fn answers_hold() {
 fn chunked_bodies_hold() {
     run("chunked", entries::chunked);
 }
+
+#[test]
+fn proxy_headers_hold() {
+    run("proxy", entries::proxy);
+}
+
+#[test]
+fn client_hellos_hold() {
+    run("hello", entries::hello);
+}

@@ -11,17 +11,38 @@ use crate::harness::{
 };
 
 /// A server or a proxy of somebody else's, in one process, so that SIGKILL ends all of it.
-struct Peer {
-    address: SocketAddr,
-    child: Child,
-    folder: Folder,
+pub struct Peer {
+    pub address: SocketAddr,
+    pub child: Child,
+    pub folder: Folder,
     command: fn(&Folder) -> Command,
 }
 
 impl Peer {
+    /// `text` is its configuration, with FOLDER for the folder where it stands.
     #[track_caller]
-    fn start(name: &str, address: SocketAddr, text: &str, command: fn(&Folder) -> Command) -> Peer {
+    pub fn start(
+        name: &str,
+        address: SocketAddr,
+        text: &str,
+        command: fn(&Folder) -> Command,
+    ) -> Peer {
+        Peer::start_with(name, address, text, &[], command)
+    }
+
+    /// The same with further files in the folder.
+    #[track_caller]
+    pub fn start_with(
+        name: &str,
+        address: SocketAddr,
+        text: &str,
+        files: &[(&str, &str)],
+        command: fn(&Folder) -> Command,
+    ) -> Peer {
         let folder = Folder::new();
+        for (name, text) in files {
+            folder.file(name, text);
+        }
         folder.file("peer.conf", text.replace("FOLDER", &folder.path().to_string_lossy()));
         let child = Child::start(name, &mut command(&folder));
         let peer = Peer { address, child, folder, command };
@@ -42,7 +63,7 @@ impl Peer {
     }
 }
 
-fn nginx(address: SocketAddr, upstreams: &str, server: &str) -> Peer {
+pub fn nginx(address: SocketAddr, upstreams: &str, server: &str) -> Peer {
     let text = format!(
         "daemon off; master_process off; pid FOLDER/pid; error_log FOLDER/error.log;
          events {{ worker_connections 200; }}
@@ -53,12 +74,20 @@ fn nginx(address: SocketAddr, upstreams: &str, server: &str) -> Peer {
              server {{ listen {address}; {server} }}
          }}"
     );
-    Peer::start("nginx", address, &text, |folder| {
-        let mut command = Command::new("nginx");
-        command.arg("-e").arg(folder.path().join("error.log"));
-        command.arg("-p").arg(folder.path()).arg("-c").arg(folder.path().join("peer.conf"));
-        command
-    })
+    Peer::start("nginx", address, &text, nginx_command)
+}
+
+pub fn nginx_command(folder: &Folder) -> Command {
+    let mut command = Command::new("nginx");
+    command.arg("-e").arg(folder.path().join("error.log"));
+    command.arg("-p").arg(folder.path()).arg("-c").arg(folder.path().join("peer.conf"));
+    command
+}
+
+pub fn haproxy_command(folder: &Folder) -> Command {
+    let mut command = Command::new("haproxy");
+    command.arg("-db").arg("-f").arg(folder.path().join("peer.conf"));
+    command
 }
 
 /// An nginx that answers GETs as a test backend does.
@@ -94,11 +123,7 @@ backend b
     for (number, server) in servers.iter().enumerate() {
         text += &format!("  server s{number} {server}\n");
     }
-    Peer::start("haproxy", address, &text, |folder| {
-        let mut command = Command::new("haproxy");
-        command.arg("-db").arg("-f").arg(folder.path().join("peer.conf"));
-        command
-    })
+    Peer::start("haproxy", address, &text, haproxy_command)
 }
 
 const CHECK: &str = "health_check: {http: {path: /healthz}, interval: 250ms, \

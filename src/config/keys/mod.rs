@@ -6,11 +6,13 @@
 mod failover;
 mod pool_tls;
 mod probes;
+mod route;
 mod tls;
 
 use failover::{FAILOVER, OUTLIER, QUEUE, RETRY, STICKY};
 use pool_tls::POOL_TLS;
 use probes::HEALTH_CHECK;
+use route::{PROXY_PEERS, RATE_LIMIT, ROUTE};
 use tls::LISTENER_TLS;
 
 use super::shape::Keys;
@@ -78,10 +80,15 @@ static TIMEOUTS: Keys = Keys {
         ("tcp_idle", Text),
         ("request", Text),
         ("tls_handshake", Text),
+        ("proxy_header", Text),
     ],
-    later: &["proxy_header"],
+    later: &[],
     advice: &[
         ("max_connection_age", "call it `client_age`"),
+        (
+            "client_hello",
+            "it is a part of `proxy_header`: what comes before a connection is served",
+        ),
         ("client", "that is `client_header`, `client_body` or `client_idle`"),
         ("backend", "that is `response` (until its head) or `stream_idle` (after it)"),
         ("idle", "that is `client_idle`, `stream_idle` or `tcp_idle`"),
@@ -107,28 +114,7 @@ static POOL_TIMEOUTS: Keys = Keys {
         ("client_header", OF_THE_CLIENT),
         ("client_idle", OF_THE_CLIENT),
         ("client_age", OF_THE_CLIENT),
-    ],
-};
-
-static ROUTE_TIMEOUTS: Keys = Keys {
-    place: "a route's timeouts",
-    known: &[
-        ("client_body", Text),
-        ("connect", Text),
-        ("response", Text),
-        ("stream_idle", Text),
-        ("request", Text),
-    ],
-    later: &[],
-    advice: &[
-        ("client_header", OF_THE_CLIENT),
-        ("client_idle", OF_THE_CLIENT),
-        ("client_age", OF_THE_CLIENT),
-        (
-            "tcp_idle",
-            "only tcp listeners have it, and they have no routes: put it into the `timeouts` of \
-             the listener or of the pool",
-        ),
+        ("proxy_header", OF_THE_CLIENT),
     ],
 };
 
@@ -159,9 +145,12 @@ static LISTENER: Keys = Keys {
         ("timeouts", Map(&TIMEOUTS)),
         ("error_pages", Pairs),
         ("rate_limit", Map(&RATE_LIMIT)),
+        ("accept_proxy_protocol", Map(&PROXY_PEERS)),
     ],
-    later: &["accept_proxy_protocol"],
+    later: &[],
     advice: &[
+        ("proxy_protocol", "call it `accept_proxy_protocol`: {from: [10.0.0.0/8]}"),
+        ("send_proxy_protocol", OF_A_POOL),
         ("listen", "call it `bind`"),
         ("address", "call it `bind`"),
         ("port", "it is a part of `bind`, as in 0.0.0.0:8080"),
@@ -176,99 +165,7 @@ static LISTENER: Keys = Keys {
     ],
 };
 
-static ROUTE: Keys = Keys {
-    place: "a route",
-    known: &[
-        ("match", Map(&MATCH)),
-        ("pool", Text),
-        ("split", Pairs),
-        ("redirect", TextOr(&REDIRECT)),
-        ("respond", Map(&RESPOND)),
-        ("allow", Texts),
-        ("deny", Texts),
-        ("request_headers", Map(&HEADER_EDITS)),
-        ("response_headers", Map(&HEADER_EDITS)),
-        ("rewrite", Map(&REWRITE)),
-        ("timeouts", Map(&ROUTE_TIMEOUTS)),
-        ("error_pages", Pairs),
-        ("rate_limit", Map(&RATE_LIMIT)),
-    ],
-    later: &["reject"],
-    advice: &[
-        ("host", "it belongs in `match`: match: {host: ...}"),
-        ("path", "it belongs in `match`: match: {path: ...}"),
-        ("method", "it belongs in `match`: match: {method: ...}"),
-        ("strip_prefix", "it belongs in `rewrite`: rewrite: {strip_prefix: ...}"),
-        ("add_prefix", "it belongs in `rewrite`: rewrite: {add_prefix: ...}"),
-        ("backend", "name a pool: pool: NAME"),
-        ("headers", "that is `request_headers` or `response_headers`"),
-        ("failover", OF_A_POOL),
-        ("retry", OF_A_POOL),
-    ],
-};
-
-static RATE_LIMIT: Keys = Keys {
-    place: "rate_limit",
-    known: &[("rate", Text), ("burst", Text), ("by", Text), ("name", Text)],
-    later: &[],
-    advice: &[
-        ("requests", "write rate: 100/s"),
-        ("period", "it is a part of `rate`, as in 100/s, 60/m or 1000/h"),
-        ("per", "it is a part of `rate`, as in 100/s, 60/m or 1000/h"),
-        ("header", "write {by: header, name: x-api-key}"),
-    ],
-};
-
-static MATCH: Keys = Keys {
-    place: "a route's match",
-    known: &[
-        ("host", Texts),
-        ("path", Texts),
-        ("path_regex", Text),
-        ("method", Texts),
-        ("header", Pairs),
-        ("query", Pairs),
-        ("client", Texts),
-    ],
-    later: &["sni"],
-    advice: &[("prefix", "write it as a path: path: /v1/*")],
-};
-
-static REDIRECT: Keys = Keys {
-    place: "redirect",
-    known: &[("to", Text), ("status", Text), ("port", Text)],
-    later: &[],
-    advice: &[("url", "call it `to`"), ("code", "call it `status`")],
-};
-
-static RESPOND: Keys = Keys {
-    place: "respond",
-    known: &[("status", Text), ("body", Text), ("headers", Pairs)],
-    later: &[],
-    advice: &[("code", "call it `status`")],
-};
-
-static HEADER_EDITS: Keys = Keys {
-    place: "header edits",
-    known: &[("set", Pairs), ("add", Pairs), ("remove", Texts)],
-    later: &[],
-    advice: &[],
-};
-
-static REWRITE: Keys = Keys {
-    place: "rewrite",
-    known: &[
-        ("strip_prefix", Text),
-        ("path_regex", Text),
-        ("replace", Text),
-        ("add_prefix", Text),
-        ("host", Text),
-    ],
-    later: &[],
-    advice: &[],
-};
-
-const POOL_LATER: &[&str] = &["send_proxy_protocol", "discover", "discovery"];
+const POOL_LATER: &[&str] = &["discover", "discovery"];
 
 const OF_A_BACKEND: &str =
     "it belongs to a backend: {address: ..., weight: 2, tier: 1, max_requests: 200}";
@@ -286,6 +183,7 @@ static POOL_DEFAULTS: Keys = Keys {
         ("queue", TextOr(&QUEUE)),
         ("slow_start", Text),
         ("sticky", TextOr(&STICKY)),
+        ("send_proxy_protocol", Text),
         ("tls", TextOr(&POOL_TLS)),
         ("protocol", Text),
     ],
@@ -312,6 +210,7 @@ static POOL: Keys = Keys {
         ("queue", TextOr(&QUEUE)),
         ("slow_start", Text),
         ("sticky", TextOr(&STICKY)),
+        ("send_proxy_protocol", Text),
         ("tls", TextOr(&POOL_TLS)),
         ("protocol", Text),
     ],
@@ -335,6 +234,8 @@ static POOL: Keys = Keys {
         ("attempts", "it belongs in `retry`: retry: {attempts: 3}"),
         ("retries", "write retry: {attempts: 3}; the first one counts"),
         ("outlier_detection", "call it `outlier`"),
+        ("proxy_protocol", "call it `send_proxy_protocol`: off, v1 or v2"),
+        ("accept_proxy_protocol", "it belongs to a listener"),
     ],
 };
 

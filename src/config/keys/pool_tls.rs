@@ -16,16 +16,3 @@ pub static POOL_TLS: Keys = Keys {
         ("alpn", "it follows from the pool's protocol"),
     ],
 };
-
-/// A handshake has nothing to set.
-pub static TLS_PROBE: Keys = Keys {
-    place: "a tls probe",
-    known: &[],
-    later: &[],
-    advice: &[
-        ("server_name", "it belongs in the pool's `tls`"),
-        ("ca", "it belongs in the pool's `tls`"),
-        ("verify", "it belongs in the pool's `tls`"),
-        ("port", "it belongs in the health check itself, beside `tls`"),
-    ],
-};

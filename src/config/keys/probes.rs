@@ -1,8 +1,7 @@
-//! The keys of health checks: what stands beside the kind of probe, and what each kind has.
+//! The keys of a health check, and of each kind of probe.
 
-use super::pool_tls::TLS_PROBE;
-use crate::config::shape::Keys;
-use crate::config::shape::Shape::{Map, Pairs, Text, Texts};
+use super::Keys;
+use super::{Map, Pairs, Text, Texts};
 
 pub static HEALTH_CHECK: Keys = Keys {
     place: "a health check",
@@ -93,4 +92,17 @@ static MYSQL_PROBE: Keys = Keys {
     known: &[("user", Text), ("password_file", Text), ("role", Text)],
     later: &["tls"],
     advice: OF_A_LOGIN,
+};
+
+/// A handshake has nothing to set.
+static TLS_PROBE: Keys = Keys {
+    place: "a tls probe",
+    known: &[],
+    later: &[],
+    advice: &[
+        ("server_name", "it belongs in the pool's `tls`"),
+        ("ca", "it belongs in the pool's `tls`"),
+        ("verify", "it belongs in the pool's `tls`"),
+        ("port", "it belongs in the health check itself, beside `tls`"),
+    ],
 };

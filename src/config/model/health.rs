@@ -8,7 +8,8 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method};
 
 use super::{
-    BackendTls, MysqlProbe, MysqlRole, PostgresProbe, PostgresRole, RedisProbe, RedisRole,
+    BackendTls, MysqlProbe, MysqlRole, PostgresProbe, PostgresRole, ProxyVersion, RedisProbe,
+    RedisRole,
 };
 
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +29,8 @@ pub struct HealthCheck {
     pub address: Option<IpAddr>,
     /// Probes go over TLS, as the pool's connections do; those of databases never.
     pub tls: Option<BackendTls>,
+    /// Probes begin with a PROXY header that says that they speak for nobody.
+    pub introduce: Option<ProxyVersion>,
 }
 
 impl HealthCheck {

@@ -7,6 +7,7 @@
 
 mod failover;
 mod health;
+mod patterns;
 mod tls;
 
 use std::fmt;
@@ -21,6 +22,7 @@ use ipnet::IpNet;
 
 pub use failover::*;
 pub use health::*;
+pub use patterns::*;
 pub use tls::*;
 
 /// The name of a listener or a pool: `[a-z0-9_-]`, 1 to 63 characters.
@@ -160,8 +162,8 @@ pub struct Listener {
     pub bind: Vec<BindAddr>,
     pub mode: Mode,
     pub tls: Option<ListenerTls>,
-    /// Peers that begin with a PROXY header, and must; those of others are refused. `None`: nobody does.
-    pub accept_proxy_protocol: Option<Vec<IpNet>>,
+    /// `None`: nobody begins with a PROXY header, and what looks like one is what it is.
+    pub accept_proxy_protocol: Option<ProxyPeers>,
     pub trusted_proxies: Vec<IpNet>,
     pub access: Access,
     /// The file's time-outs with this listener's own laid over them.
@@ -188,12 +190,9 @@ impl fmt::Display for BindAddr {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Mode {
     /// First match wins. No match: 404.
-    Http {
-        routes: Vec<Route>,
-    },
-    Tcp {
-        pool: Name,
-    },
+    Http { routes: Vec<Route> },
+    /// First match wins. No match: closed.
+    Tcp { routes: Vec<TcpRoute> },
 }
 
 /// Who may come in. An empty `allow` is everybody; `deny` wins.
@@ -239,48 +238,6 @@ pub struct Match {
     pub header: Vec<(HeaderName, ValuePattern)>,
     pub query: Vec<(String, ValuePattern)>,
     pub client: Vec<IpNet>,
-}
-
-/// Lower case, no port, no trailing dot.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum HostPattern {
-    Exact(String),
-    /// `*.example.com`, kept as `.example.com`: exactly one label in place of the star.
-    Wildcard(String),
-}
-
-impl fmt::Display for HostPattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            HostPattern::Exact(host) => f.write_str(host),
-            HostPattern::Wildcard(suffix) => write!(f, "*{suffix}"),
-        }
-    }
-}
-
-/// A path as `route` normalises it (RFC 3986 6.2.2).
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum PathPattern {
-    Exact(String),
-    /// `/v1/*`, kept as `/v1`: matches /v1, /v1/ and /v1/x, not /v1x. `/*` is kept as "".
-    Prefix(String),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ValuePattern {
-    /// `"*"`: present, with any value.
-    Present,
-    Exact(String),
-}
-
-/// A compiled regular expression; equal if its text is.
-#[derive(Clone, Debug)]
-pub struct Pattern(pub regex::Regex);
-
-impl PartialEq for Pattern {
-    fn eq(&self, other: &Pattern) -> bool {
-        self.0.as_str() == other.0.as_str()
-    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

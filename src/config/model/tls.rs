@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use ipnet::IpNet;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use rustls::sign::CertifiedKey;
@@ -174,17 +175,24 @@ pub enum Protocol {
     Auto,
 }
 
+/// Who must begin with a PROXY header. Those of others are refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyPeers {
+    pub networks: Vec<IpNet>,
+    /// Who comes by a UNIX socket.
+    pub unix: bool,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProxyVersion {
     V1,
     V2,
 }
 
-/// A route of a tcp listener, by the TLS server name that the client sends; first match wins, and no
-/// match is closed.
+/// A route of a tcp listener, by the TLS server name that the client sends.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TcpRoute {
-    /// Empty: everything else, and clients that send no name.
+    /// Empty: everything, clients that send no name and those that speak no TLS among it.
     pub sni: Vec<HostPattern>,
     pub action: TcpAction,
 }

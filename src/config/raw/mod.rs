@@ -69,6 +69,7 @@ pub struct Timeouts {
     pub stream_idle: Text,
     pub tcp_idle: Text,
     pub request: Text,
+    pub proxy_header: Text,
     pub tls_handshake: Text,
 }
 
@@ -87,6 +88,13 @@ pub struct Listener {
     pub timeouts: Option<Timeouts>,
     pub error_pages: Option<Pairs<String>>,
     pub rate_limit: Option<RateLimit>,
+    pub accept_proxy_protocol: Option<ProxyPeers>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProxyPeers {
+    pub from: Option<Texts>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -106,6 +114,7 @@ pub struct Route {
     pub timeouts: Option<Timeouts>,
     pub error_pages: Option<Pairs<String>>,
     pub rate_limit: Option<RateLimit>,
+    pub reject: Text,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -127,6 +136,7 @@ pub struct Match {
     pub header: Option<Pairs<String>>,
     pub query: Option<Pairs<String>>,
     pub client: Option<Texts>,
+    pub sni: Option<Texts>,
 }
 
 #[derive(Debug, Deserialize)]

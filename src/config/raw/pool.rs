@@ -21,6 +21,7 @@ pub struct Pool {
     pub queue: Option<Queue>,
     pub slow_start: Text,
     pub sticky: Option<Sticky>,
+    pub send_proxy_protocol: Text,
     pub tls: Option<PoolTls>,
     pub protocol: Text,
 }

@@ -3,7 +3,9 @@
 //! Reads the proved model; only where a thing stands comes from the text.
 
 use super::cx::Cx;
-use crate::config::model::{Config, HostPattern, Listener, ListenerTls, Mode, Route};
+use crate::config::model::{
+    Action, BindAddr, Config, HostPattern, Listener, ListenerTls, Mode, Route,
+};
 use crate::config::path::Path;
 use crate::config::source::Wrong;
 
@@ -16,6 +18,7 @@ pub fn check(cx: &mut Cx<'_>, config: &Config) {
             let at = Path::root().key("listeners").key(listener.name.as_str());
             unrouted(cx, &at, tls, routes);
             uncovered(cx, &at, listener, tls, routes);
+            circular(cx, &at, listener, routes);
         }
     }
 }
@@ -47,10 +50,24 @@ fn unrouted(cx: &mut Cx<'_>, at: &Path, tls: &ListenerTls, routes: &[Route]) {
     }
 }
 
+/// Redirects to https of clients that come by it: they would go round in a circle.
+fn circular(cx: &mut Cx<'_>, at: &Path, listener: &Listener, routes: &[Route]) {
+    for (i, route) in routes.iter().enumerate() {
+        let Action::RedirectHttps { port, .. } = route.action else { continue };
+        let here = |bind: &BindAddr| matches!(bind, BindAddr::Tcp(addr) if addr.port() == port);
+        if port == 443 || listener.bind.iter().any(here) {
+            let text = "clients of this listener speak https already: it sends them back to itself";
+            let help = "redirect on the listener without `tls`, on port 80";
+            let at = at.key("routes").index(i).key("redirect");
+            cx.warn(&at, Wrong::plain(text).help(help));
+        }
+    }
+}
+
 /// Hosts of routes that no certificate covers: their clients see a warning of their browser.
 fn uncovered(cx: &mut Cx<'_>, at: &Path, listener: &Listener, tls: &ListenerTls, routes: &[Route]) {
-    let domains: Vec<HostPattern> =
-        tls.acme.iter().flat_map(|acme| &acme.domains).map(exact).collect();
+    let domains = tls.acme.iter().flat_map(|acme| &acme.domains);
+    let domains: Vec<HostPattern> = domains.cloned().map(HostPattern::Exact).collect();
     let names = || tls.certificates.iter().flat_map(|c| &c.names).chain(&domains);
     for (i, route) in routes.iter().enumerate() {
         // Clients send no name for an address (RFC 6066 3).
@@ -69,10 +86,6 @@ fn uncovered(cx: &mut Cx<'_>, at: &Path, listener: &Listener, tls: &ListenerTls,
             cx.warn(&at, Wrong::plain(text).help(help));
         }
     }
-}
-
-fn exact(domain: &String) -> HostPattern {
-    HostPattern::Exact(domain.clone())
 }
 
 /// Whether some name is meant by both.

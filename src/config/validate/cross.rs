@@ -5,7 +5,9 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use super::cx::{Cx, Reference};
-use crate::config::model::{Balance, BindAddr, Config, HashBy, Mode, Name, Pool};
+use crate::config::model::{
+    Balance, BindAddr, Config, HashBy, Listener, Mode, Name, Pool, TcpAction,
+};
 use crate::config::path::Path;
 use crate::config::problems::did_you_mean;
 use crate::config::source::Wrong;
@@ -58,23 +60,33 @@ fn references(cx: &mut Cx<'_>, config: &Config) {
 fn tcp_balance(cx: &mut Cx<'_>, config: &Config) {
     let pools: HashMap<&Name, &Pool> = config.pools.iter().map(|p| (&p.name, p)).collect();
     for listener in &config.listeners {
-        let Mode::Tcp { pool } = &listener.mode else { continue };
-        let pools_at = Path::root().key("pools").key(pool.as_str()).key("sticky");
-        if pools.get(pool).is_some_and(|pool| pool.sticky.is_some()) && cx.has(&pools_at) {
-            let text = format!("has no effect for the tcp listener {}: no cookies", listener.name);
-            cx.warn(&pools_at, Wrong::plain(text));
+        let Mode::Tcp { routes } = &listener.mode else { continue };
+        let listener_at = Path::root().key("listeners").key(listener.name.as_str());
+        let alone = cx.has(&listener_at.key("pool"));
+        for (i, route) in routes.iter().enumerate() {
+            let TcpAction::Pool(pool) = &route.action else { continue };
+            let at = if alone { listener_at.clone() } else { listener_at.key("routes").index(i) };
+            let Some(pool) = pools.get(pool) else { continue };
+            of_tcp(cx, &at.key("pool"), listener, pool);
         }
-        let by = match pools.get(pool).map(|pool| &pool.balance) {
-            Some(Balance::Hash(HashBy::Header(_))) => "a header",
-            Some(Balance::Hash(HashBy::Cookie(_))) => "a cookie",
-            Some(Balance::Hash(HashBy::Path)) => "the path",
-            _ => continue,
-        };
-        let at = Path::root().key("listeners").key(listener.name.as_str()).key("pool");
-        let text = format!("this pool hashes by {by}, which a tcp connection does not have");
-        let wrong = Wrong::new(text, "for tcp: any other balance, or hash by client_ip");
-        cx.error(&at, Some(pool.as_str()), wrong);
     }
+}
+
+fn of_tcp(cx: &mut Cx<'_>, at: &Path, listener: &Listener, pool: &Pool) {
+    let sticky_at = Path::root().key("pools").key(pool.name.as_str()).key("sticky");
+    if pool.sticky.is_some() && cx.has(&sticky_at) {
+        let text = format!("has no effect for the tcp listener {}: no cookies", listener.name);
+        cx.warn(&sticky_at, Wrong::plain(text));
+    }
+    let by = match &pool.balance {
+        Balance::Hash(HashBy::Header(_)) => "a header",
+        Balance::Hash(HashBy::Cookie(_)) => "a cookie",
+        Balance::Hash(HashBy::Path) => "the path",
+        _ => return,
+    };
+    let text = format!("this pool hashes by {by}, which a tcp connection does not have");
+    let wrong = Wrong::new(text, "for tcp: any other balance, or hash by client_ip");
+    cx.error(at, Some(pool.name.as_str()), wrong);
 }
 
 /// Two sockets that the system would refuse to bind side by side.

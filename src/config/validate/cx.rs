@@ -8,7 +8,7 @@ use std::path::{Path as FilePath, PathBuf};
 use serde::de::DeserializeOwned;
 use serde_yaml::Value;
 
-use crate::config::model::{BindAddr, Certificate, Config, Name};
+use crate::config::model::{BindAddr, Certificate, Config, ListenerTls, Name};
 use crate::config::path::Path;
 use crate::config::problems::{Problem, Severity};
 use crate::config::raw::Texts;
@@ -26,6 +26,9 @@ pub struct Reference {
 /// More would help nobody; what is left out is said.
 pub const MOST_PROBLEMS: usize = 1000;
 
+/// A file of TLS that could not be used, and what is wrong with it.
+pub type Kept = (PathBuf, String);
+
 #[derive(Debug)]
 pub struct Cx<'a> {
     source: &'a Source<'a>,
@@ -39,8 +42,8 @@ pub struct Cx<'a> {
     pub references: Vec<Reference>,
     /// Every address that a listener binds, for `cross`.
     pub bound: Vec<(Path, BindAddr)>,
-    /// Certificates that could not be read and for which the ones in force stay.
-    pub kept_certificates: u64,
+    /// For which what is in force stays.
+    pub kept_certificates: Vec<Kept>,
 }
 
 impl<'a> Cx<'a> {
@@ -52,7 +55,7 @@ impl<'a> Cx<'a> {
     ) -> Cx<'a> {
         let (errors, warnings) = (Listed::default(), Listed::default());
         let (references, bound) = (Vec::new(), Vec::new());
-        let kept_certificates = 0;
+        let kept_certificates = Vec::new();
         Cx {
             source,
             root,
@@ -190,11 +193,16 @@ impl<'a> Cx<'a> {
     /// The certificate in force that was read of these two files: what goes on to be used if they
     /// cannot be read now.
     pub fn predecessor(&self, cert: &FilePath, key: &FilePath) -> Option<Certificate> {
-        let config = self.before?;
-        let listeners = config.listeners.iter().filter_map(|listener| listener.tls.as_ref());
-        let clients = config.pools.iter().filter_map(|pool| pool.tls.as_ref()?.client.as_ref());
-        let mut all = listeners.flat_map(|tls| &tls.certificates).chain(clients);
+        let pools = self.before.iter().flat_map(|config| &config.pools);
+        let clients = pools.filter_map(|pool| pool.tls.as_ref()?.client.as_ref());
+        let mut all = self.tls_before().flat_map(|tls| &tls.certificates).chain(clients);
         all.find(|known| known.cert == cert && known.key == key).cloned()
+    }
+
+    /// The TLS of every listener in force.
+    pub fn tls_before(&self) -> impl Iterator<Item = &'a ListenerTls> + use<'a> {
+        let listeners = self.before.into_iter().flat_map(|config| &config.listeners);
+        listeners.filter_map(|listener| listener.tls.as_ref())
     }
 
     /// In the order of the file, none twice. Beside errors there are no warnings: what is wrong was

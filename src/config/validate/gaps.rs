@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::cx::Cx;
 use crate::config::model::{
     Action, BackendHost, Config, FailoverMode, HedgeAfter, Mode, MysqlRole, Name, Pool,
-    PostgresRole, ProbeKind, RedisRole, Timeouts,
+    PostgresRole, ProbeKind, RedisRole, TcpAction, Timeouts,
 };
 use crate::config::path::Path;
 use crate::config::source::Wrong;
@@ -77,7 +77,14 @@ fn uses(config: &Config) -> HashMap<&Name, Vec<Use>> {
             uses.entry(&pool.name).or_default().push(Use { http, timeouts, places });
         };
         match &listener.mode {
-            Mode::Tcp { pool } => add(pool, None),
+            Mode::Tcp { routes } => {
+                for route in routes {
+                    match &route.action {
+                        TcpAction::Pool(pool) => add(pool, None),
+                        TcpAction::Reject => {}
+                    }
+                }
+            }
             Mode::Http { routes } => {
                 for (i, route) in routes.iter().enumerate() {
                     let own = || Some((at.key("routes").index(i), &route.timeouts));

@@ -216,6 +216,7 @@ pub fn settle(
         port: over.port.or(under.port),
         address: over.address.or(under.address),
         tls: None,
+        introduce: None,
     };
     if check.timeout >= check.interval {
         let place = if over.timeout.is_some() { at.key("timeout") } else { at.clone() };

@@ -2,8 +2,10 @@
 
 use super::cx::{Cx, Reference};
 use super::words::{name, network, word};
-use super::{addresses, error_pages, rate_limit, route, shadow, timeouts, tls};
-use crate::config::model::{Access, Listener, Mode, Name, Timeouts};
+use super::{addresses, error_pages, rate_limit, route, shadow, streams, timeouts, tls};
+use crate::config::model::{
+    Access, Listener, Mode, Name, ProxyPeers, TcpAction, TcpRoute, Timeouts,
+};
 use crate::config::path::Path;
 use crate::config::raw;
 use crate::config::source::Wrong;
@@ -41,6 +43,9 @@ pub fn listener(
     let limited = raw.rate_limit.is_some();
     let rate_limit =
         raw.rate_limit.and_then(|raw| rate_limit::rate_limit(cx, &at.key("rate_limit"), raw));
+    let proxy_peers = raw
+        .accept_proxy_protocol
+        .and_then(|raw| proxy_peers(cx, &at.key("accept_proxy_protocol"), raw));
     let tls = raw.tls.and_then(|raw| {
         let carries = match kind {
             Some(Kind::Tcp) => tls::Carries::Tcp,
@@ -69,7 +74,7 @@ pub fn listener(
         bind: bind.into_iter().map(|(_, bind)| bind).collect(),
         mode: mode?,
         tls,
-        accept_proxy_protocol: None,
+        accept_proxy_protocol: proxy_peers,
         trusted_proxies: trusted.into_iter().map(|(_, network)| network).collect(),
         access,
         timeouts,
@@ -116,18 +121,50 @@ fn http(cx: &mut Cx<'_>, at: &Path, work: Work) -> Option<Mode> {
 }
 
 fn tcp(cx: &mut Cx<'_>, at: &Path, work: Work) -> Option<Mode> {
-    if work.routes.is_some() {
-        let wrong = Wrong::plain("a tcp listener has no routes; it names one pool");
-        let help = "write pool: NAME, or set mode: http; routes by TLS server name are not \
-                    supported in this version";
-        cx.error(&at.key("routes"), None, wrong.help(help));
-    } else {
-        cx.missing(at, "pool", "pool: db");
+    if let Some(values) = work.routes {
+        if cx.has(&at.key("tls")) {
+            let wrong = Wrong::plain("a tcp listener routes by TLS server name, or decrypts");
+            let help = "leave `tls` out to pass TLS on as it is, or name one pool";
+            cx.error(&at.key("tls"), None, wrong.help(help));
+        }
+        if let Some(pool) = &work.pool {
+            let wrong = Wrong::plain("a tcp listener names one pool, or has routes that name them");
+            let help = format!("leave it out, and end the routes with - pool: {pool}");
+            cx.error(&at.key("pool"), Some(pool), wrong.help(help));
+        }
+        let routes = streams::routes(cx, &at.key("routes"), values)?;
+        return Some(Mode::Tcp { routes });
     }
+    cx.missing(at, "pool", "pool: db");
     let at = at.key("pool");
     let pool = cx.text(&at, work.pool.as_ref(), name)?;
     cx.references.push(Reference { at, pool: pool.clone(), by_key: false });
-    Some(Mode::Tcp { pool })
+    let all = TcpRoute { sni: Vec::new(), action: TcpAction::Pool(pool) };
+    Some(Mode::Tcp { routes: vec![all] })
+}
+
+fn proxy_peers(cx: &mut Cx<'_>, at: &Path, raw: raw::ProxyPeers) -> Option<ProxyPeers> {
+    cx.missing(at, "from", "from: [10.0.0.0/8]");
+    let at = at.key("from");
+    if matches!(&raw.from, Some(raw::Texts::Many(list)) if list.is_empty()) {
+        let wrong = Wrong::plain("an empty list: it would hold for nobody");
+        cx.error(&at, None, wrong.help("leave `accept_proxy_protocol` out, or name the peers"));
+    }
+    let read = cx.each(&at, raw.from.as_ref(), |text| match text {
+        "unix" => Ok(None),
+        text => network(text).map(Some).map_err(|mut wrong| {
+            wrong.allowed = wrong.allowed.map(|allowed| format!("{allowed}, or unix"));
+            wrong
+        }),
+    });
+    if let Some((at, _)) = read.iter().find(|(_, net)| net.is_some_and(|net| net.prefix_len() == 0))
+    {
+        let wrong = Wrong::plain("everybody is believed: a client can say that it is any other");
+        cx.warn(at, wrong.help("name the addresses of the load balancers in front, no more"));
+    }
+    let unix = read.iter().any(|(_, network)| network.is_none());
+    let networks = read.into_iter().filter_map(|(_, network)| network).collect();
+    raw.from.map(|_| ProxyPeers { networks, unix })
 }
 
 fn only_for_http(cx: &mut Cx<'_>, at: &Path, keys: [(&str, bool); 3]) {

@@ -12,6 +12,11 @@ use crate::config::raw;
 use crate::config::source::Wrong;
 
 pub fn matches(cx: &mut Cx<'_>, at: &Path, raw: raw::Match) -> Match {
+    if raw.sni.is_some() {
+        let wrong =
+            Wrong::plain("an http listener's routes match what is asked for, not TLS names");
+        cx.error(&at.key("sni"), None, wrong.help("write host: ..., or set mode: tcp"));
+    }
     let empty = [
         ("host", &raw.host),
         ("path", &raw.path),

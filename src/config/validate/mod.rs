@@ -29,6 +29,7 @@ mod route;
 mod secret;
 mod shadow;
 mod sticky;
+mod streams;
 mod timeouts;
 mod tls;
 mod words;
@@ -50,8 +51,8 @@ pub struct Validated {
     pub config: Option<Config>,
     /// In the order of the file.
     pub problems: Vec<Problem>,
-    /// Certificates that could not be read, and for which those of `before` stay.
-    pub kept_certificates: u64,
+    /// For which what `before` has stays.
+    pub kept_certificates: Vec<cx::Kept>,
 }
 
 /// `before`: what is in force, if anything is.
@@ -68,7 +69,7 @@ pub fn validate(
         cx.flaw(flaw);
     }
     let config = file::config(&mut cx, value);
-    let kept_certificates = cx.kept_certificates;
+    let kept_certificates = std::mem::take(&mut cx.kept_certificates);
     let problems = cx.finish();
     let sound = !problems.iter().any(Problem::is_error);
     Validated { config: config.filter(|_| sound), problems, kept_certificates }

@@ -12,7 +12,8 @@ use super::words::{or_off, positive_duration, whole, word};
 use super::{addresses, failover, outlier, pool_tls, retry, sticky, timeouts, words};
 use crate::config::defaults;
 use crate::config::model::{
-    Backend, Balance, HashBy, Keepalive, Name, Pool, Protocol, TimeoutOverrides,
+    Backend, Balance, HashBy, HealthCheck, Keepalive, Name, Pool, Protocol, ProxyVersion,
+    TimeoutOverrides,
 };
 use crate::config::path::Path;
 use crate::config::raw;
@@ -47,6 +48,7 @@ pub struct Part {
     queue: Option<retry::QueueSetting>,
     slow_start: Option<Option<Duration>>,
     sticky: Option<sticky::Setting>,
+    send_proxy_protocol: Option<Option<ProxyVersion>>,
     tls: Option<pool_tls::Setting>,
     protocol: Option<Protocol>,
 }
@@ -64,6 +66,13 @@ pub fn part(cx: &mut Cx<'_>, at: &Path, raw: raw::Pool) -> Part {
         or_off(text, positive_duration)
     });
     let sticky = raw.sticky.and_then(|raw| sticky::setting(cx, &at.key("sticky"), raw));
+    let send_proxy_protocol =
+        cx.text(&at.key("send_proxy_protocol"), raw.send_proxy_protocol.as_ref(), |text| {
+            word(
+                text,
+                &[("off", None), ("v1", Some(ProxyVersion::V1)), ("v2", Some(ProxyVersion::V2))],
+            )
+        });
     let tls = raw.tls.and_then(|raw| pool_tls::setting(cx, &at.key("tls"), raw));
     let protocol =
         cx.text(&at.key("protocol"), raw.protocol.as_ref(), |text| word(text, &PROTOCOLS));
@@ -81,6 +90,7 @@ pub fn part(cx: &mut Cx<'_>, at: &Path, raw: raw::Pool) -> Part {
         queue,
         slow_start,
         sticky,
+        send_proxy_protocol,
         tls,
         protocol,
     }
@@ -105,7 +115,7 @@ pub fn pool(cx: &mut Cx<'_>, at: &Path, name: Name, mut raw: raw::Pool, shared: 
     cx.missing(at, "backends", "backends: [10.0.0.11:8080, 10.0.0.12:8080]");
     let backends = raw.backends.take().map(|list| backends(cx, &at.key("backends"), list));
     let own = part(cx, at, raw);
-    let mut health_check = health::settle(cx, at, own.health_check.as_ref(), shared);
+    let health_check = health::settle(cx, at, own.health_check.as_ref(), shared);
     let said = own.health_check.is_some() || matches!(shared.health_check, Some(Setting::Off));
     if health_check.is_none() && !said && !cx.has(&at.key("health_check")) {
         let wrong = Wrong::plain("no health check: a dead backend is found only by failing");
@@ -113,22 +123,24 @@ pub fn pool(cx: &mut Cx<'_>, at: &Path, name: Name, mut raw: raw::Pool, shared: 
                     say that it is meant so";
         cx.warn(at, wrong.help(help));
     }
+    let all = defaults::pool(name);
+    let sent = own.send_proxy_protocol.or(shared.send_proxy_protocol);
+    let send_proxy_protocol = sent.unwrap_or(all.send_proxy_protocol);
+    // What listens at a place of its own for probes is no part of what the clients use.
+    let introduce = |check: &HealthCheck| {
+        let elsewhere = check.port.is_some() || check.address.is_some();
+        send_proxy_protocol.filter(|_| !elsewhere)
+    };
+    let mut health_check =
+        health_check.map(|check| HealthCheck { introduce: introduce(&check), ..check });
     let timeouts = laid_over(&own.timeouts, &shared.timeouts);
     let max_idle = own.max_idle.or(shared.max_idle).unwrap_or(defaults::KEEPALIVE.max_idle);
     let idle_timeout =
         own.idle_timeout.or(shared.idle_timeout).unwrap_or(defaults::KEEPALIVE.idle_timeout);
-    let all = defaults::pool(name);
     let protocol = own.protocol.or(shared.protocol).unwrap_or(all.protocol);
     let (own_tls, shared_tls) = (own.tls.as_ref(), shared.tls.as_ref());
     let tls = pool_tls::settle(cx, at, own_tls, shared_tls, protocol);
-    if matches!(protocol, Protocol::H2 | Protocol::Auto) && pool_tls::is_off(own_tls, shared_tls) {
-        let place = at.key("protocol");
-        let allowed = "with `tls`, or http1 or h2c, which are spoken in clear";
-        let wrong =
-            Wrong::new("this protocol is settled by TLS, which the pool does not have", allowed);
-        let help = "give the pool `tls: {}`, or write protocol: h2c for HTTP/2 in clear";
-        cx.error(if cx.has(&place) { &place } else { at }, None, wrong.help(help));
-    }
+    fits(cx, at, protocol, pool_tls::is_off(own_tls, shared_tls), send_proxy_protocol.is_some());
     if let Some(check) = &mut health_check {
         pool_tls::of_probes(check, tls.as_ref());
         health::speak(check, protocol);
@@ -147,8 +159,30 @@ pub fn pool(cx: &mut Cx<'_>, at: &Path, name: Name, mut raw: raw::Pool, shared: 
         sticky: sticky::settle(cx, at, own.sticky.as_ref(), shared.sticky.as_ref()),
         protocol,
         tls,
-        send_proxy_protocol: None,
+        send_proxy_protocol,
         name: all.name,
+    }
+}
+
+/// What else a protocol wants of its pool, and does not go with.
+fn fits(cx: &mut Cx<'_>, at: &Path, protocol: Protocol, in_clear: bool, introduces: bool) {
+    let place = at.key("protocol");
+    let place = if cx.has(&place) { place } else { at.clone() };
+    if in_clear && matches!(protocol, Protocol::H2 | Protocol::Auto) {
+        let allowed = "with `tls`, or http1 or h2c, which are spoken in clear";
+        let wrong =
+            Wrong::new("this protocol is settled by TLS, which the pool does not have", allowed);
+        let help = "give the pool `tls: {}`, or write protocol: h2c for HTTP/2 in clear";
+        cx.error(&place, None, wrong.help(help));
+    }
+    if introduces && protocol != Protocol::Http1 {
+        let text = "a connection of HTTP/2 carries the requests of many clients, and a PROXY header tells of one";
+        let wrong = Wrong::new(text, "protocol: http1, or no `send_proxy_protocol`");
+        cx.error(
+            &place,
+            None,
+            wrong.help("backends are told of a request's client by X-Forwarded-For"),
+        );
     }
 }
 

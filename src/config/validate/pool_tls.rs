@@ -107,7 +107,7 @@ fn client_certificate(cx: &mut Cx<'_>, at: &Path, raw: &raw::PoolTlsParts) -> Op
         }
     };
     if pair.exposed {
-        let help = format!("chmod 640 {}", key_path.display());
+        let help = format!("chmod 640 {key}");
         cx.warn(&key_at, Wrong::plain("everybody on this machine can read the key").help(help));
     }
     if pair.certificate.not_after < SystemTime::now() {

@@ -10,6 +10,11 @@ use crate::config::source::Wrong;
 /// `None` if it has no sound action; then there are problems.
 pub fn route(cx: &mut Cx<'_>, at: &Path, raw: raw::Route) -> Option<Route> {
     let matches = matches::matches(cx, &at.key("match"), raw.matches.unwrap_or_default());
+    if let Some(text) = &raw.reject {
+        let wrong = Wrong::plain("only a tcp listener's route rejects; an http client is answered");
+        let help = "write respond: {status: 403}, or deny: [...] for some clients alone";
+        cx.error(&at.key("reject"), Some(text), wrong.help(help));
+    }
     let action = action::action(
         cx,
         at,

@@ -36,11 +36,11 @@ pub fn covers(a: &Match, b: &Match) -> bool {
 }
 
 /// An empty list matches everything; else each of `b` needs one of `a` that covers it.
-fn each<T>(a: &[T], b: &[T], covers: impl Fn(&T, &T) -> bool) -> bool {
+pub fn each<T>(a: &[T], b: &[T], covers: impl Fn(&T, &T) -> bool) -> bool {
     a.is_empty() || (!b.is_empty() && b.iter().all(|b| a.iter().any(|a| covers(a, b))))
 }
 
-fn host_covers(a: &HostPattern, b: &HostPattern) -> bool {
+pub fn host_covers(a: &HostPattern, b: &HostPattern) -> bool {
     match (a, b) {
         (HostPattern::Wildcard(suffix), HostPattern::Exact(host)) => host
             .strip_suffix(suffix.as_str())

@@ -16,6 +16,7 @@ pub fn base(cx: &mut Cx<'_>, at: &Path, raw: &raw::Timeouts, under: Timeouts) ->
     };
     own("client_header", &raw.client_header, &mut settled.client_header);
     own("client_idle", &raw.client_idle, &mut settled.client_idle);
+    own("proxy_header", &raw.proxy_header, &mut settled.proxy_header);
     let age = cx.text(&at.key("client_age"), raw.client_age.as_ref(), |text| {
         or_off(text, positive_duration)
     });

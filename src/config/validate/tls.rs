@@ -1,14 +1,16 @@
 //! TLS with clients: which certificates, for whom, and what clients have to prove.
 //!
-//! The files are read here, by `tls::certificates`; a pair that cannot be read is an error, unless the
-//! configuration in force has a good one of the same two files: then that stays, with a warning.
+//! The files are read here, by `tls::certificates`; one that cannot be used is an error, unless the
+//! configuration in force has something good of the same file: then that stays, with a warning.
 
 use std::path::{Path as FilePath, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::cx::Cx;
 use super::words::{flag, or_off, positive_duration, word};
-use crate::config::model::{Alpn, Certificate, ClientAuth, ListenerTls, TicketKeys, TlsVersion};
+use crate::config::model::{
+    Alpn, Bundle, Certificate, ClientAuth, ListenerTls, TicketKeys, TlsVersion,
+};
 use crate::config::path::Path;
 use crate::config::raw;
 use crate::config::source::Wrong;
@@ -47,8 +49,7 @@ pub fn listener(
         cx.error(at, None, wrong.help(help));
     }
     let strict_sni = cx.text(&at.key("strict_sni"), raw.strict_sni.as_ref(), flag);
-    let min_version =
-        cx.text(&at.key("min_version"), raw.min_version.as_ref(), |text| version(text));
+    let min_version = cx.text(&at.key("min_version"), raw.min_version.as_ref(), version);
     let auth = raw.client_auth.map(|raw| client_auth(cx, &at.key("client_auth"), raw, carries));
     let tickets = raw.ticket_keys_file.as_ref();
     let ticket_keys = tickets.map(|file| ticket_keys(cx, &at.key("ticket_keys_file"), file));
@@ -193,19 +194,19 @@ fn file_name(path: &FilePath) -> String {
 }
 
 /// `kept` goes on to be used, if there is one.
-fn refused(
+fn refused<T>(
     cx: &mut Cx<'_>,
     at: &Path,
     found: Option<&str>,
     of: &str,
     error: &CertificateError,
-    kept: Option<Certificate>,
-) -> Option<Certificate> {
+    kept: Option<T>,
+) -> Option<T> {
     let (what, help) = (&error.what, error.what.help());
     match kept {
         Some(_) => {
-            cx.kept_certificates += 1;
-            let text = format!("{of}{what}; the certificate that was read before goes on");
+            cx.kept_certificates.push((error.path.clone(), error.to_string()));
+            let text = format!("{of}{what}; what was read before goes on");
             cx.warn(at, Wrong::plain(text).help(help));
         }
         None => cx.error(at, found, Wrong::plain(format!("{of}{what}")).help(help)),
@@ -250,38 +251,61 @@ fn client_auth(
 ) -> Option<ClientAuth> {
     let required = cx.text(&at.key("mode"), raw.mode.as_ref(), |text| word(text, &MODES));
     cx.missing(at, "ca", "ca: certs/clients.pem");
-    let base = cx.beside_the_file("");
-    let ca = cx.text(&at.key("ca"), raw.ca.as_ref(), |file| {
-        certificates::authorities(&base.join(file)).map_err(wrong)
-    });
-    let crl = cx.text(&at.key("crl"), raw.crl.as_ref(), |file| {
-        certificates::revocations(&base.join(file)).map_err(wrong)
-    });
-    if let Some(next) = crl.as_ref().and_then(|crl| crl.next_update)
-        && next < SystemTime::now()
-    {
-        let text = format!("a newer list was due on {}", expiry::date(next));
-        let help = "it counts all the same: who was revoked since then gets in";
-        cx.warn(&at.key("crl"), Wrong::plain(text).help(help));
-    }
+    let ca = raw.ca.as_ref().and_then(|file| authorities(cx, &at.key("ca"), file));
+    let crl = raw.crl.as_ref().and_then(|file| revocations(cx, &at.key("crl"), file));
     let headers = cx.text(&at.key("headers"), raw.headers.as_ref(), flag).unwrap_or(false);
     if carries == Carries::Tcp {
         only_for_http(cx, at, "headers", headers);
     }
     let required = required.unwrap_or(true);
-    Some(ClientAuth { required, ca: ca?, crl: crl.map(|crl| crl.bundle), headers })
+    Some(ClientAuth { required, ca: ca?, crl, headers })
 }
 
-fn ticket_keys(cx: &mut Cx<'_>, at: &Path, file: &String) -> Option<TicketKeys> {
+fn authorities(cx: &mut Cx<'_>, at: &Path, file: &str) -> Option<Bundle> {
     let path = cx.beside_the_file(file);
-    let read = cx.text(at, Some(file), |_| certificates::ticket_keys(&path).map_err(wrong));
-    let (keys, open) = read?;
-    if open {
-        exposed(cx, at, file);
+    match certificates::authorities(&path) {
+        Ok(read) => Some(read),
+        Err(error) => {
+            let auths = cx.tls_before().filter_map(|tls| tls.client_auth.as_ref());
+            let kept = auths.map(|auth| &auth.ca).find(|ca| ca.path == path).cloned();
+            refused(cx, at, Some(file), "", &error, kept)
+        }
     }
-    Some(keys)
 }
 
-fn wrong(error: CertificateError) -> Wrong {
-    Wrong::plain(error.what.to_string()).help(error.what.help())
+fn revocations(cx: &mut Cx<'_>, at: &Path, file: &str) -> Option<Bundle> {
+    let path = cx.beside_the_file(file);
+    let read = match certificates::revocations(&path) {
+        Ok(read) => read,
+        Err(error) => {
+            let mut known = cx.tls_before().filter_map(|tls| tls.client_auth.as_ref()?.crl.clone());
+            let kept = known.find(|crl| crl.path == path);
+            return refused(cx, at, Some(file), "", &error, kept);
+        }
+    };
+    if let Some(next) = read.next_update
+        && next < SystemTime::now()
+    {
+        let text = format!("a newer list was due on {}", expiry::date(next));
+        let help = "it counts all the same: who was revoked since then gets in";
+        cx.warn(at, Wrong::plain(text).help(help));
+    }
+    Some(read.bundle)
+}
+
+fn ticket_keys(cx: &mut Cx<'_>, at: &Path, file: &str) -> Option<TicketKeys> {
+    let path = cx.beside_the_file(file);
+    match certificates::ticket_keys(&path) {
+        Ok((keys, open)) => {
+            if open {
+                exposed(cx, at, file);
+            }
+            Some(keys)
+        }
+        Err(error) => {
+            let mut known = cx.tls_before().filter_map(|tls| tls.ticket_keys.clone());
+            let kept = known.find(|keys| keys.path == path);
+            refused(cx, at, Some(file), "", &error, kept)
+        }
+    }
 }

@@ -32,7 +32,8 @@ pub use failure::Failure;
 use crate::config::model::{HealthCheck, ProbeKind};
 use crate::forward::backend_stream::{BackendStream, Offer};
 use crate::forward::buffers::Buffers;
-use crate::forward::connect::connect;
+use crate::forward::connect::connect_and_say;
+use crate::listen::proxy::{self, Header};
 use crate::pool::BackendAddr;
 use crate::sys::shortage::is_shortage;
 use crate::tls::client::Trouble;
@@ -86,8 +87,11 @@ impl Prober for Network {
         let target = target(check, backend);
         let deadline = Instant::now() + check.timeout;
         let kind = check.kind.clone();
+        // A header without ends: whoever wants one is told that nobody is behind it.
+        let opening = check.introduce.map(|version| proxy::write(version, &Header::default()));
         async move {
-            let stream = match timeout_at(deadline, connect(BackendAddr(target))).await {
+            let connecting = connect_and_say(BackendAddr(target), opening.as_deref());
+            let stream = match timeout_at(deadline, connecting).await {
                 Ok(Ok(stream)) => stream,
                 Ok(Err(error)) if is_shortage(&error) => return Verdict::NotMade(error),
                 Ok(Err(error)) => return Verdict::Fail(Failure::from_connect(&error)),

@@ -74,6 +74,7 @@ fn check(kind: ProbeKind) -> HealthCheck {
         port: None,
         address: None,
         tls: None,
+        introduce: None,
     }
 }
 

@@ -458,6 +458,7 @@ mod tests {
             port: None,
             address: None,
             tls: None,
+            introduce: None,
         };
         let bench = Bench::new(1, |config| config.health_check = Some(check));
         let disagreement = || bench.state(0).passive.disagreement.get();

@@ -4,8 +4,9 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
+    DnType, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
+    date_time_ymd,
 };
 
 use super::Folder;
@@ -43,9 +44,44 @@ impl Authority {
         self.issue_for(names, [2020, 2021])
     }
 
+    /// With a key of RSA.
+    pub fn issue_rsa(&self, names: &[&str]) -> Pair {
+        let key = KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).expect("a key");
+        self.sign(params(names, names.first().unwrap_or(&"nobody"), [2020, 2049]), key)
+    }
+
+    /// With a serial number by which it can be revoked.
+    pub fn issue_numbered(&self, names: &[&str], serial: u64) -> Pair {
+        let mut params = params(names, names.first().unwrap_or(&"nobody"), [2020, 2049]);
+        params.serial_number = Some(SerialNumber::from(serial));
+        self.sign(params, KeyPair::generate().expect("a key"))
+    }
+
+    /// A list, in PEM, of certificates that are good no more.
+    pub fn revoke(&self, serials: &[u64]) -> String {
+        let revoked = serials.iter().map(|serial| RevokedCertParams {
+            serial_number: SerialNumber::from(*serial),
+            revocation_time: date_time_ymd(2021, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2021, 1, 1),
+            next_update: date_time_ymd(2049, 1, 1),
+            crl_number: SerialNumber::from(1u64),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.issuer).expect("a list").pem().expect("PEM")
+    }
+
     fn issue_for(&self, names: &[&str], years: [i32; 2]) -> Pair {
-        let key = KeyPair::generate().expect("a key");
         let params = params(names, names.first().unwrap_or(&"nobody"), years);
+        self.sign(params, KeyPair::generate().expect("a key"))
+    }
+
+    fn sign(&self, params: CertificateParams, key: KeyPair) -> Pair {
         let cert = params.signed_by(&key, &self.issuer).expect("a certificate");
         Pair { cert: cert.pem(), key: key.serialize_pem() }
     }

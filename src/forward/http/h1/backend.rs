@@ -34,13 +34,25 @@ pub struct BackendConn {
     body: Body,
     /// Whether another request may follow, as far as the last answer says.
     kept: bool,
+    /// The client whose connection the backend takes it for, by a number; 0 is nobody's in particular.
+    owner: u64,
 }
 
 impl BackendConn {
-    /// Takes over a fresh connection to `backend`, on behalf of worker number `worker`.
-    pub fn new(stream: BackendStream, backend: &Arc<BackendState>, worker: usize) -> BackendConn {
+    /// Takes over a fresh connection to `backend`, on behalf of worker number `worker`. It carries the
+    /// requests of client number `owner`, or of all if that is 0.
+    pub fn new(
+        stream: BackendStream,
+        backend: &Arc<BackendState>,
+        worker: usize,
+        owner: u64,
+    ) -> BackendConn {
         let meter = Meter::new(backend, worker);
-        BackendConn { stream, meter, input: None, tried: 0, body: Body::none(), kept: true }
+        BackendConn { stream, meter, input: None, tried: 0, body: Body::none(), kept: true, owner }
+    }
+
+    pub fn owner(&self) -> u64 {
+        self.owner
     }
 
     /// Whether it may carry another request: the last exchange ended in good order, and nothing has
