@@ -206,6 +206,45 @@ impl Cause {
         }
     }
 
+    /// The same for a gRPC call: its status' number (doc/statuscodes.md of gRPC), by what gRPC makes of
+    /// [`Cause::status`] (doc/http-grpc-status-mapping.md) where it has no better word.
+    pub fn grpc_status(self) -> u8 {
+        const CANCELLED: u8 = 1;
+        const UNKNOWN: u8 = 2;
+        const DEADLINE_EXCEEDED: u8 = 4;
+        const PERMISSION_DENIED: u8 = 7;
+        const RESOURCE_EXHAUSTED: u8 = 8;
+        const UNIMPLEMENTED: u8 = 12;
+        const INTERNAL: u8 = 13;
+        const UNAVAILABLE: u8 = 14;
+        match self {
+            Cause::BadRequest => INTERNAL,
+            Cause::MethodNotAllowed | Cause::ClientTimeout | Cause::Handshake => UNKNOWN,
+            Cause::Denied
+            | Cause::ProxyMissing
+            | Cause::ProxyMalformed
+            | Cause::ProxyUnexpected => PERMISSION_DENIED,
+            Cause::NoRoute => UNIMPLEMENTED,
+            Cause::HeadTooLarge | Cause::TargetTooLong | Cause::BodyTooLarge => RESOURCE_EXHAUSTED,
+            Cause::ClientGone => CANCELLED,
+            // UNAVAILABLE says that the call may be tried again; who had all its time may have done it.
+            Cause::Timeout => DEADLINE_EXCEEDED,
+            Cause::RateLimited
+            | Cause::NoneServing
+            | Cause::Full
+            | Cause::QueueTimeout
+            | Cause::Shortage
+            | Cause::Shutdown
+            | Cause::Connect
+            | Cause::ConnectTimeout
+            | Cause::Tls
+            | Cause::Reset
+            | Cause::Garbage
+            | Cause::Truncated
+            | Cause::Released => UNAVAILABLE,
+        }
+    }
+
     /// One sentence for the client: which side failed, and how.
     pub fn message(self) -> &'static str {
         match self {

@@ -206,6 +206,16 @@ impl Deadline {
         self.entry.cut.get()
     }
 
+    /// The tick at which `after` from now will be over.
+    pub fn tick_after(&self, after: Duration) -> u64 {
+        self.wheel.now.get().saturating_add((after.as_nanos() / TICK.as_nanos()) as u64)
+    }
+
+    /// Whether the wheel has come to this tick.
+    pub fn is_past(&self, tick: u64) -> bool {
+        self.wheel.now.get() >= tick
+    }
+
     pub fn expired(&self) -> bool {
         self.entry.at.get() <= self.wheel.now.get()
     }

@@ -16,7 +16,9 @@ use crate::health::outlier::Why;
 use crate::health::probe::Failure;
 use crate::lifecycle::phase::Phase;
 use crate::lifecycle::status::Status;
-use crate::observe::cells::{ByCause, ByClass, CLASSES, PassiveCells, PerWorker, RETRIED_STATUSES};
+use crate::observe::cells::{
+    ByCause, ByClass, CLASSES, HTTP2_ERRORS, PassiveCells, PerWorker, RETRIED_STATUSES,
+};
 use crate::observe::metrics::{self, BackendFact, PoolFact, ProcessFact, Source, Verdict};
 use crate::outcome::{Cause, Side};
 use crate::pool::{Pool, Reason};
@@ -80,7 +82,10 @@ impl Scene {
         let mut rows = Rows::new(metric);
         let mut end = self.backends.len();
         match metric.from {
-            Source::Listener(_) | Source::ListenerClasses(_) | Source::ListenerCauses(_) => {
+            Source::Listener(_)
+            | Source::ListenerClasses(_)
+            | Source::ListenerCauses(_)
+            | Source::ListenerHttp2Errors => {
                 self.listeners(metric.from, &mut rows);
             }
             Source::ListenerCertificates => certificates::expiry(&self.snapshot, &mut rows),
@@ -133,6 +138,11 @@ impl Scene {
                 Source::ListenerCauses(of) => {
                     for (cause, value) in causes(cells, of) {
                         rows.count(&[name, cause.label()], value);
+                    }
+                }
+                Source::ListenerHttp2Errors => {
+                    for (at, label) in HTTP2_ERRORS.into_iter().enumerate() {
+                        rows.count(&[name, label], cells.sum(|cells| cells.http2_errors[at].get()));
                     }
                 }
                 _ => {}

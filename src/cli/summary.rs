@@ -176,6 +176,12 @@ fn probe(check: &HealthCheck) -> String {
             format!("health check: {} {} every {interval}", http.method, http.path)
         }
         ProbeKind::Tcp { .. } => format!("health check: tcp every {interval}"),
+        ProbeKind::Grpc { service } if service.is_empty() => {
+            format!("health check: grpc every {interval}")
+        }
+        ProbeKind::Grpc { service } => {
+            format!("health check: grpc {service} every {interval}")
+        }
         ProbeKind::Tls => format!("health check: a TLS handshake every {interval}"),
         ProbeKind::Postgres(ask) => role("postgres", &PostgresRole::WORDS, ask.role, &interval),
         ProbeKind::Redis(ask) => role("redis", &RedisRole::WORDS, ask.role, &interval),

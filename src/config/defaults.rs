@@ -20,6 +20,7 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 pub const TIMEOUTS: Timeouts = Timeouts {
     client_header: Duration::from_secs(10),
     client_idle: Duration::from_secs(60),
+    client_age: Some(Duration::from_secs(3600)),
     client_body: Duration::from_secs(30),
     connect: Duration::from_secs(2),
     response: Duration::from_secs(30),

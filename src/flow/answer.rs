@@ -48,6 +48,19 @@ pub fn error<'a>(cause: Cause, pages: impl IntoIterator<Item = &'a ErrorPages>) 
     answer
 }
 
+/// The same to a gRPC call: everything that there is to say, in the head.
+pub fn grpc_error(cause: Cause) -> Answer {
+    let name = HeaderName::from_static;
+    // The sentence is of letters, and some of the few signs that need no escape.
+    let said = HeaderValue::from_str(cause.message()).unwrap_or(HeaderValue::from_static(""));
+    let fields = vec![
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/grpc")),
+        (name("grpc-status"), HeaderValue::from(u16::from(cause.grpc_status()))),
+        (name("grpc-message"), said),
+    ];
+    Answer { status: StatusCode::OK, fields, body: Bytes::new() }
+}
+
 /// A fixed answer.
 pub fn fixed(status: StatusCode, body: Bytes, headers: &HeaderMap) -> Answer {
     let mut answer = own(status, body, &TEXT);

@@ -6,20 +6,19 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use http::uri::Scheme;
 use http::{Method, StatusCode};
 
 use super::client::Client;
 use super::decide::Plan;
-use super::dial::dial;
 use super::engaged::Entered;
 use super::head::{self, Rules};
-use crate::forward::backend_stream::Offer;
 use crate::forward::buffer::Buffer;
 use crate::forward::http::exchange::{self, Clocks};
 use crate::forward::http::front::Line;
 use crate::forward::http::head::{Framing, RequestHead, ResponseHead};
 use crate::forward::http::upload::Upload;
-use crate::forward::http::{BackendConn, Front};
+use crate::forward::http::{Back, Front};
 use crate::outcome::{Cause, Sent};
 use crate::pool::Lease;
 
@@ -37,7 +36,7 @@ pub struct Failed {
 #[derive(Debug)]
 pub struct Answered {
     pub answer: ResponseHead,
-    pub conn: Box<BackendConn>,
+    pub conn: Back,
     /// Interim answers that the client has not been given.
     pub interims: Option<Box<Vec<ResponseHead>>>,
     /// Dropped after the connection.
@@ -56,6 +55,8 @@ pub struct Attempt<'a> {
     pub upgrade: Option<&'a [u8]>,
     /// An answer that is cut short may be asked for again.
     pub repeatable: bool,
+    /// The request's body is read as data, not as HTTP/1 frames it.
+    pub data: bool,
 }
 
 impl Attempt<'_> {
@@ -73,7 +74,7 @@ impl Attempt<'_> {
             let mut conn = match kept.take() {
                 Some(conn) => conn,
                 // In a box: most requests make no connection, and need not carry what that takes.
-                None => Box::pin(self.connect(lease, self.clocks)).await?,
+                None => Box::pin(self.connect(lease, self.clocks)).await.map_err(unsent)?,
             };
             match self.ask(lease, &mut conn, front, upload).await {
                 Ok(answer) => {
@@ -93,7 +94,7 @@ impl Attempt<'_> {
                 }
                 // The backend closed it while it was idle: once more, on a fresh one.
                 Err(Failed { cause: Cause::Reset, sent })
-                    if reused && sent.allows_another(self.plan.ask.safe) => {}
+                    if reused && conn.was_lost() && sent.allows_another(self.plan.ask.safe) => {}
                 Err(failed) => return Err(failed),
             }
         }
@@ -108,10 +109,9 @@ impl Attempt<'_> {
             let reused = kept.is_some();
             let mut conn = match kept.take() {
                 Some(conn) => conn,
-                None => Box::pin(self.connect(lease, clocks)).await?,
+                None => Box::pin(self.connect(lease, clocks)).await.map_err(unsent)?,
             };
-            let mut request = Buffer::borrow(&worker.buffers);
-            head::pass_on(self.head, self.rules, None, lease.backend().addr, &mut request);
+            let request = self.request(lease, &mut conn)?;
             let to_head = self.head.method == Method::HEAD;
             clocks.step.set(self.plan.timeouts.response);
             let asked = exchange::ask_alone(
@@ -141,29 +141,34 @@ impl Attempt<'_> {
                         None => Ok(answered),
                     };
                 }
-                Err((Cause::Reset, _)) if reused => {}
+                Err((Cause::Reset, _)) if reused && conn.was_lost() => {}
                 Err((cause, wrote)) => return Err(Failed { cause, sent: sent(wrote) }),
             }
         }
     }
 
-    /// A connection that rests since an earlier request. A protocol is changed on a fresh one.
-    fn kept(&self, lease: &Lease) -> Option<Box<BackendConn>> {
-        let worker = &self.client.worker;
-        let careful = !self.plan.ask.safe;
-        let tls = lease.tls().map(|tls| &tls.config);
-        match self.upgrade {
-            Some(_) => None,
-            None => {
-                let owner = self.client.owner(lease.picker().pool());
-                worker.idle.take(lease.backend().id, owner, worker.wheel.now(), careful, tls)
+    /// The request's head in the form of its backend's protocol: bytes to begin with, or set there.
+    fn request(&self, lease: &Lease, conn: &mut Back) -> Result<Option<Buffer>, Failed> {
+        let addr = lease.backend().addr;
+        match conn {
+            Back::H1(_) => {
+                let mut request = Buffer::borrow(&self.client.worker.buffers);
+                head::pass_on(self.head, self.rules, self.upgrade, addr, &mut request);
+                Ok(Some(request))
+            }
+            Back::H2(stream) => {
+                let scheme = if lease.tls().is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+                let request = head::pass_on_h2(self.head, self.rules, addr, scheme);
+                let bodiless = matches!(self.head.framing, Framing::None | Framing::Length(0));
+                stream.set_request(request.map_err(unsent)?, bodiless);
+                Ok(None)
             }
         }
     }
 
     /// The length of an answer that is to be held back until it is whole: it can be asked for again as
     /// long as nothing of it has gone to the client. `None` for one that is whole already.
-    fn holds(&self, answer: &ResponseHead, conn: &BackendConn) -> Option<usize> {
+    fn holds(&self, answer: &ResponseHead, conn: &Back) -> Option<usize> {
         let Framing::Length(length) = answer.framing else { return None };
         let length = usize::try_from(length).ok()?;
         let most = self.plan.picker.pool().config.retry.buffer_bytes;
@@ -207,28 +212,20 @@ impl Attempt<'_> {
         self.upgrade.is_some_and(|asked| head::switches_to(answer, asked))
     }
 
-    async fn connect(&self, lease: &Lease, clocks: &Clocks) -> Result<Box<BackendConn>, Failed> {
-        let refused = |cause| Failed { cause, sent: Sent::Nothing };
-        let worker = &self.client.worker;
-        let pool = lease.picker().pool();
-        let introduction = self.client.introduction(&pool.config, None);
-        let opening = (introduction.as_deref(), Offer::Protocol);
-        let dialled = dial(worker, lease, clocks, &self.plan.timeouts, opening);
-        let stream = dialled.await.map_err(refused)?;
-        let owner = self.client.owner(pool);
-        Ok(Box::new(BackendConn::new(stream, lease.shared_backend(), worker.id, owner)))
-    }
-
     async fn ask(
         &self,
         lease: &Lease,
-        conn: &mut BackendConn,
+        conn: &mut Back,
         front: &mut Front<'_>,
         upload: &mut Upload,
     ) -> Result<ResponseHead, Failed> {
-        let mut request = Buffer::borrow(front.buffers());
-        head::pass_on(self.head, self.rules, self.upgrade, lease.backend().addr, &mut request);
-        upload.begin(request);
+        match (self.request(lease, conn)?, &*conn) {
+            (Some(bytes), _) => {
+                upload.begin(bytes, self.data && self.head.framing == Framing::Chunked)
+            }
+            (None, Back::H2(stream)) => upload.begin_stream(stream.has_body()),
+            (None, Back::H1(_)) => {} // it always begins with bytes
+        }
         let to_head = self.head.method == Method::HEAD;
         let edits = &self.plan.route.config.response_headers;
         let heads = &self.client.worker.heads;
@@ -236,8 +233,17 @@ impl Attempt<'_> {
             exchange::ask(front, conn, upload, self.clocks, heads, to_head, |interim, to| {
                 head::pass_back(interim, edits, "", None, to);
             });
-        asked.await.map_err(|cause| Failed { cause, sent: upload.sent() })
+        asked.await.map_err(|cause| {
+            if conn.is_unprocessed() {
+                upload.unprocessed();
+            }
+            Failed { cause, sent: upload.sent() }
+        })
     }
+}
+
+fn unsent(cause: Cause) -> Failed {
+    Failed { cause, sent: Sent::Nothing }
 }
 
 /// Bytes that are held back, until it is dropped.

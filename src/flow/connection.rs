@@ -18,10 +18,10 @@ use super::worker::{Here, Worker};
 use super::{judge, opening, reach};
 use crate::config::model::Timeouts;
 use crate::forward::backend_stream::BackendStream;
-use crate::forward::http::Front;
 use crate::forward::http::h1::client::{Bounds, ClientConn, Next, Stop};
 use crate::forward::http::h1::parse::Limits;
 use crate::forward::http::h2::{self, Means, Story};
+use crate::forward::http::{Back, Front};
 use crate::forward::session::Session;
 use crate::forward::tcp::{self, End, Way};
 use crate::listen::{ClientAddr, ClientStream, Permit};
@@ -81,6 +81,9 @@ fn begin(worker: Rc<Worker>, here: Here, gone: bool, entered: Entered, permit: P
         Work::Http(_) => {
             let bounds = bounds(&here);
             client.session.rest(bounds.client_idle);
+            if let Some(age) = here.listener().config.timeouts.client_age {
+                client.session.grow_old(age);
+            }
             let buffers = client.worker.buffers.clone();
             let conn = ClientConn::new(stream, client.session.clone(), buffers);
             match h2 {
@@ -197,6 +200,8 @@ async fn upgraded(client: &Client, conn: ClientConn, upgrade: Upgrade) {
     let Upgrade { exchange, record, idle } = upgrade;
     let (mut stream, from_client) = conn.into_parts();
     let Exchange { lease, conn: backend, entered: _entered, .. } = exchange;
+    // No stream of HTTP/2 changes its protocol: an attempt takes an answer of 101 for garbage there.
+    let Back::H1(backend) = backend else { return record.finish(Some(Cause::Garbage)) };
     let (mut backend, from_backend) = backend.into_socket();
     let early = async {
         if let Some(early) = &from_client {

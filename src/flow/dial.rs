@@ -83,7 +83,7 @@ async fn secure(
 }
 
 /// Bounds one step of it, and all by the request's own time.
-async fn within<T>(
+pub async fn within<T>(
     clocks: &Clocks,
     most: Duration,
     work: impl Future<Output = T>,

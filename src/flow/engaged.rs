@@ -136,6 +136,7 @@ impl Drop for Entered {
 /// time has come, what is in progress may go on.
 pub fn release(worker: &Rc<Worker>, backend: u64, after: Option<Duration>, done: mpsc::Sender<()>) {
     worker.idle.drop_all_of(backend);
+    worker.shared_conns.drop_all_of(backend);
     let last = worker.engaged.note(backend, &done);
     match after {
         None => worker.engaged.cut(backend, last),

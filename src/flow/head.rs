@@ -5,7 +5,8 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderValue, Method, StatusCode};
+use http::uri::{self, Authority, PathAndQuery, Scheme, Uri};
+use http::{HeaderName, HeaderValue, Method, Request, StatusCode};
 
 use super::cookies;
 use crate::config::model::{HeaderEdits, Rewrite};
@@ -42,6 +43,11 @@ pub fn read(head: &RequestHead) -> Result<Asked<'_>, Cause> {
         return Err(Cause::MethodNotAllowed);
     }
     let refused = Cause::BadRequest;
+    // RFC 9113 8.2.1. What HTTP/1 would take for padding could be part of a value to somebody else.
+    let padded = |value: &[u8]| value.trim_ascii().len() != value.len();
+    if head.version == Version::Http2 && head.fields().iter().any(|field| padded(field.value)) {
+        return Err(refused);
+    }
     let host = match authority(head)? {
         Some(host) => route::host::normalise(host).map_err(|_| refused)?,
         None => Cow::Borrowed(""),
@@ -125,7 +131,7 @@ pub struct Rules<'a> {
     pub sticky: Option<&'a Cookies>,
 }
 
-/// Writes the head that a backend gets. `upgrade` is as [`upgrade`] gave it.
+/// Writes the head that a backend of HTTP/1 gets. `upgrade` is as [`upgrade`] gave it.
 pub fn pass_on(
     head: &RequestHead,
     rules: &Rules<'_>,
@@ -133,9 +139,81 @@ pub fn pass_on(
     backend: BackendAddr,
     to: &mut Buffer,
 ) {
-    let fields = head.fields();
-    // An absolute target, or HTTP/2: the authority becomes the Host (RFC 9112 3.2.2).
-    let named = head.authority().map(str::as_bytes).or_else(|| fields.of(Known::Host).next());
+    write::request_line(to, head.method.as_str(), rules.target);
+    match host(head, rules) {
+        Some(host) => write::field(to, b"host", host),
+        // A client of HTTP/1.0 may name no host; a server of HTTP/1.1 insists on one.
+        None => write::field(to, b"host", backend.to_string().as_bytes()),
+    }
+    let trailers = fields(head, rules, |name, value| write::field(to, name, value));
+    match head.framing {
+        Framing::Length(length) => write::content_length(to, length),
+        Framing::Chunked => write::chunked(to),
+        Framing::None | Framing::UntilClose => {}
+    }
+    if let Some(protocol) = upgrade {
+        write::field(to, b"connection", b"upgrade");
+        write::field(to, b"upgrade", protocol);
+    } else if trailers {
+        write::field(to, b"te", b"trailers");
+        write::field(to, b"connection", b"te");
+    }
+    write::end_of_head(to);
+}
+
+/// The same for a backend of HTTP/2 (RFC 9113 8.3.1). Refused is what it has no form for.
+pub fn pass_on_h2(
+    head: &RequestHead,
+    rules: &Rules<'_>,
+    backend: BackendAddr,
+    scheme: Scheme,
+) -> Result<Request<()>, Cause> {
+    let refused = Cause::BadRequest;
+    let mut uri = uri::Parts::default();
+    let authority = match host(head, rules) {
+        Some(host) => Authority::try_from(host),
+        None => Authority::try_from(backend.to_string()),
+    };
+    uri.authority = Some(authority.map_err(|_| refused)?);
+    uri.path_and_query = Some(PathAndQuery::try_from(rules.target).map_err(|_| refused)?);
+    uri.scheme = Some(scheme);
+    let mut request = Request::new(());
+    *request.method_mut() = head.method.clone();
+    *request.version_mut() = http::Version::HTTP_2;
+    *request.uri_mut() = Uri::from_parts(uri).map_err(|_| refused)?;
+    let headers = request.headers_mut();
+    let mut sound = true;
+    let mut push = |name: &[u8], value: &[u8]| match (
+        HeaderName::from_bytes(name),
+        HeaderValue::from_bytes(value),
+    ) {
+        (Ok(name), Ok(value)) => sound &= headers.try_append(name, value).is_ok(),
+        (Err(_), _) | (_, Err(_)) => sound = false,
+    };
+    let trailers = fields(head, rules, &mut push);
+    if trailers {
+        push(b"te", b"trailers");
+    }
+    if let Framing::Length(length) = head.framing {
+        push(b"content-length", length.to_string().as_bytes());
+    }
+    if sound { Ok(request) } else { Err(refused) }
+}
+
+/// Whom the backend is told that the request is for. An absolute target, or HTTP/2: the authority becomes
+/// the Host (RFC 9112 3.2.2).
+fn host<'a>(head: &'a RequestHead, rules: &'a Rules<'_>) -> Option<&'a [u8]> {
+    rules.rewrite.host.as_ref().map(HeaderValue::as_bytes).or_else(|| named(head))
+}
+
+fn named(head: &RequestHead) -> Option<&[u8]> {
+    head.authority().map(str::as_bytes).or_else(|| head.fields().of(Known::Host).next())
+}
+
+/// Writes the fields that a backend gets, but for those that are its protocol's own. True if it is to be
+/// told that trailers are taken.
+fn fields(head: &RequestHead, rules: &Rules<'_>, mut to: impl FnMut(&[u8], &[u8])) -> bool {
+    let (fields, named) = (head.fields(), named(head));
     let scheme: &[u8] = if rules.secure { b"https" } else { b"http" };
     let forwarded = Forwarded { client: rules.client, scheme, host: named, trusted: rules.trusted };
     // A proxy before us may have seen the client's certificate; a client itself has nothing to say.
@@ -144,12 +222,6 @@ pub fn pass_on(
     let expects = head.version == Version::Http11;
     let edited = !rules.edits.is_empty();
     let is_replaced = |name: &[u8]| edited && headers::is_replaced(rules.edits, name);
-    write::request_line(to, head.method.as_str(), rules.target);
-    match rules.rewrite.host.as_ref().map(HeaderValue::as_bytes).or(named) {
-        Some(host) => write::field(to, b"host", host),
-        // A client of HTTP/1.0 may name no host; a server of HTTP/1.1 insists on one.
-        None => write::field(to, b"host", backend.to_string().as_bytes()),
-    }
     for field in fields.iter() {
         let ours = field.known == Known::Host
             || (field.known == Known::Expect && !expects)
@@ -160,42 +232,30 @@ pub fn pass_on(
             continue;
         }
         match rules.sticky.filter(|_| field.known == Known::Cookie) {
-            None => write::field(to, field.name, field.value),
+            None => to(field.name, field.value),
             Some(sticky) => {
                 if let Some(value) = cookies::without(field.value, sticky.name()) {
-                    write::field(to, field.name, &value);
+                    to(field.name, &value);
                 }
             }
         }
     }
     forwarded.write(fields, |name, value| {
         if !is_replaced(name) {
-            write::field(to, name, value);
+            to(name, value);
         }
     });
     if let Some(peer) = rules.peer {
         tell_peer(peer, |name, value| {
             if !is_replaced(name) {
-                write::field(to, name, value);
+                to(name, value);
             }
         });
     }
     for (name, value) in headers::additions(rules.edits) {
-        write::field(to, name, value);
+        to(name, value);
     }
-    match head.framing {
-        Framing::Length(length) => write::content_length(to, length),
-        Framing::Chunked => write::chunked(to),
-        Framing::None | Framing::UntilClose => {}
-    }
-    if let Some(protocol) = upgrade {
-        write::field(to, b"connection", b"upgrade");
-        write::field(to, b"upgrade", protocol);
-    } else if headers::takes_trailers(fields) && !is_replaced(b"te") {
-        write::field(to, b"te", b"trailers");
-        write::field(to, b"connection", b"te");
-    }
-    write::end_of_head(to);
+    headers::takes_trailers(fields) && !is_replaced(b"te")
 }
 
 /// What a certificate does not say is left out.

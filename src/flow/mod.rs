@@ -2,9 +2,9 @@
 //! `connection` (an accepted socket) and `request` (one HTTP request, with its attempts).
 //!
 //! The others serve them. `decide` says what is to be done with a request, `attempt` tries it at one
-//! backend, `head` reads and rewrites the heads of messages, `answer` makes our own answers, `record`
+//! backend, over what `link` finds, `head` reads and rewrites the heads of messages, `answer` makes our own answers, `record`
 //! writes down how it ended; `retry` says what may be tried again, `hedge` races two copies, `wait` stands
-//! in the pool's queue, `relay` is an answer that has begun, `reach` finds a stream its backend, `judge`
+//! in the pool's queue, `relay` is an answer that has begun, `grpc` what its calls want beyond other requests, `reach` finds a stream its backend, `judge`
 //! is told of every attempt's end. `thread` is the data thread they run on, `arrivals` how connections come to
 //! it, `entrance` what they pass before they are served, `worker` what its tasks share, `engaged` what it has
 //! in progress with each backend, `sessions` its list of connections, `client` what the requests of
@@ -21,9 +21,11 @@ pub mod decide;
 mod dial;
 pub mod engaged;
 pub mod entrance;
+mod grpc;
 pub mod head;
 pub mod hedge;
 pub mod judge;
+mod link;
 pub mod opening;
 pub mod origin;
 pub mod reach;

@@ -20,7 +20,7 @@ use crate::forward::http::front::{Line, Want};
 use crate::forward::http::h1::body::Form;
 use crate::forward::http::head::{Framing, ResponseHead};
 use crate::forward::http::upload::Upload;
-use crate::forward::http::{BackendConn, Front, Sink};
+use crate::forward::http::{Back, Front, Sink};
 use crate::outcome::Cause;
 use crate::pool::Lease;
 use crate::pool::budget::RequestGuard;
@@ -30,7 +30,7 @@ use crate::route::headers;
 #[derive(Debug)]
 pub struct Exchange {
     pub lease: Lease,
-    pub conn: Box<BackendConn>,
+    pub conn: Back,
     /// Dropped after the connection.
     pub entered: Entered,
     /// How long the backend's connection may be kept after this request; zero is not at all.
@@ -47,7 +47,7 @@ impl Exchange {
     /// With what an attempt has brought.
     pub fn new(
         lease: Lease,
-        (conn, entered): (Box<BackendConn>, Entered),
+        (conn, entered): (Back, Entered),
         answer: &ResponseHead,
         masked: bool,
         in_progress: RequestGuard,
@@ -134,14 +134,10 @@ impl Exchange {
 }
 
 /// An answer that another backend is to do better: where all of it is here, its connection can be kept.
-pub fn set_aside(
-    worker: &Worker,
-    lease: &Lease,
-    mut conn: Box<BackendConn>,
-    answer: &ResponseHead,
-) {
+pub fn set_aside(worker: &Worker, lease: &Lease, mut conn: Back, answer: &ResponseHead) {
     let Framing::Length(length) = answer.framing else { return };
-    if conn.held() as u64 != length {
+    // What is left of a stream goes with it; the connection is shared, and kept anyway.
+    if matches!(conn, Back::H2(_)) || conn.held() as u64 != length {
         return;
     }
     conn.begin_body(answer, Form::Data);
@@ -158,10 +154,17 @@ fn keeps(lease: &Lease, answer: &ResponseHead) -> Duration {
         .map_or(most, |said| Duration::from_secs(said.saturating_sub(1)).min(most))
 }
 
-fn put_by(worker: &Worker, lease: &Lease, conn: Box<BackendConn>, keep: Duration) {
-    if !keep.is_zero() && conn.is_at_rest() {
-        let keepalive = &lease.picker().pool().config.keepalive;
-        let most = keepalive.max_idle.div_ceil(worker.shared.status.workers);
-        worker.idle.put(lease.backend().id, conn, worker.wheel.now(), keep, most);
+fn put_by(worker: &Worker, lease: &Lease, conn: Back, keep: Duration) {
+    let keepalive = &lease.picker().pool().config.keepalive;
+    let most = keepalive.max_idle.div_ceil(worker.shared.status.workers);
+    match conn {
+        Back::H1(conn) if !keep.is_zero() && conn.is_at_rest() => {
+            worker.idle.put(lease.backend().id, conn, worker.wheel.now(), keep, most);
+        }
+        Back::H1(_) => {}
+        Back::H2(stream) => {
+            drop(stream);
+            worker.shared_conns.trim(lease.backend().id, most);
+        }
     }
 }

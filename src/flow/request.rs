@@ -20,8 +20,8 @@ use super::relay::Exchange;
 use super::retry::Retries;
 use super::wait::Wait;
 use super::worker::Here;
-use super::{hedge, judge, relay};
-use crate::config::model::{ErrorPages, Timeouts};
+use super::{grpc, hedge, judge, relay};
+use crate::config::model::{ErrorPages, Pool, Protocol, Timeouts};
 use crate::forward::http::Front;
 use crate::forward::http::exchange::{self, Clocks, End};
 use crate::forward::http::h1::client::ClientConn;
@@ -78,18 +78,21 @@ pub fn serve(
                 return finish(&record, &mut front, &step, own, None).await;
             }
             Err(Refused { cause, route, wait }) => {
-                let own = answer::error(*cause, pages(&here, *route)).retry_after(*wait);
+                let own = failed(&record, *cause, &here, *route).retry_after(*wait);
                 return finish(&record, &mut front, &step, &own, Some(*cause)).await;
             }
         };
         record.pool(&plan.picker);
-        let clocks = clocks(&record.client, plan, &step);
+        let clocks = clocks(&record, plan, &step);
         let mut upload = upload(plan, &record);
         let begun = forward(&here, plan, &clocks, &record, &mut front, &mut upload).await;
         let (mut exchange, answer) = match begun {
             Ok(begun) => begun,
             Err(cause) => {
-                let own = answer::error(cause, pages(&here, Some(plan.route)));
+                // Whose time is up is told so, wherever it went.
+                let over = clocks.is_over() && grpc::is_call(&record.head);
+                let told = if over { Cause::Timeout } else { cause };
+                let own = failed(&record, told, &here, Some(plan.route));
                 return finish(&record, &mut front, &step, &own, Some(cause)).await;
             }
         };
@@ -133,6 +136,14 @@ async fn send(
         .with(worker.wheel.now(), |date| own.queue(front, method, close, date, client.hsts()));
     let idle = client.here().listener().config.timeouts.stream_idle;
     exchange::flush(front, step, idle).await
+}
+
+/// Our own answer to what failed of `cause`, in terms that its client understands.
+fn failed(record: &Record, cause: Cause, here: &Here, route: Option<&Route>) -> Answer {
+    match grpc::is_call(&record.head) {
+        true => answer::grpc_error(cause),
+        false => answer::error(cause, pages(here, route)),
+    }
 }
 
 /// The error pages that hold, the nearest first.
@@ -184,9 +195,11 @@ fn skip_body(front: &mut Front<'_>) -> bool {
     front.is_body_ended()
 }
 
-fn clocks(client: &Client, plan: &Plan<'_>, step: &Deadline) -> Clocks {
-    let overall = plan.timeouts.request.map(|after| {
-        let overall = Deadline::new(&client.worker.wheel);
+/// The request's clocks; a gRPC call may give itself less time than the configuration does.
+fn clocks(record: &Record, plan: &Plan<'_>, step: &Deadline) -> Clocks {
+    let all = [plan.timeouts.request, grpc::deadline(&record.head)];
+    let overall = all.into_iter().flatten().min().map(|after| {
+        let overall = Deadline::new(&record.client.worker.wheel);
         overall.set(after);
         overall
     });
@@ -213,10 +226,16 @@ async fn forward(
     let (client, head, picker) = (&record.client, &record.head, &plan.picker);
     let worker = &client.worker;
     let rules = rules(client, here, plan, head);
-    let upgrade = head::upgrade(head);
-    let retry = &picker.pool().config.retry;
+    let Pool { retry, protocol, .. } = &picker.pool().config;
+    let data = *protocol != Protocol::Http1;
+    if data {
+        front.want_data();
+    }
+    // HTTP/2 has no changes of protocol (RFC 9113 8.6); whoever asks for one gets his answer without.
+    let upgrade =
+        head::upgrade(head).filter(|_| matches!(protocol, Protocol::Http1 | Protocol::Auto));
     let repeatable = plan.ask.safe && retry.on.truncated && retry.attempts > 1;
-    let attempt = Attempt { client, plan, clocks, head, rules: &rules, upgrade, repeatable };
+    let attempt = Attempt { client, plan, clocks, head, rules: &rules, upgrade, repeatable, data };
     let in_progress = picker.begin_request(worker.id);
     let cells = picker.pool().state.cells.of(worker.id);
     let mut retries = Retries::new(plan.ask.safe);

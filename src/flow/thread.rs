@@ -58,6 +58,7 @@ pub fn run(id: usize, shared: Shared, inbox: Inbox, started: oneshot::Sender<io:
         tokio::task::spawn_local(keep_time(Rc::downgrade(&worker)));
         obey(&worker, inbox).await;
         worker.idle.clear();
+        worker.shared_conns.clear();
     });
     // Tasks that a cut left behind end with the runtime.
 }
@@ -80,6 +81,7 @@ async fn keep_time(worker: Weak<Worker>) {
         if now >= swept + 50 {
             swept = now;
             worker.idle.sweep(now);
+            worker.shared_conns.sweep(now);
             // A worker without traffic lets an old snapshot go here.
             worker.view();
         }

@@ -18,9 +18,9 @@ use super::sessions::Sessions;
 use crate::acme::challenges::Challenges;
 use crate::config::model::{BindAddr, Name};
 use crate::forward::buffers::Buffers;
-use crate::forward::http::Idle;
 use crate::forward::http::date::Date;
 use crate::forward::http::head::Heads;
+use crate::forward::http::{Idle, h2};
 use crate::forward::splice::Pipes;
 use crate::lifecycle::status::Status;
 use crate::listen::Gate;
@@ -55,7 +55,9 @@ pub struct Worker {
     pub id: usize,
     pub shared: Shared,
     pub wheel: Rc<Wheel>,
+    /// Connections to backends at rest, and those that many requests share.
     pub idle: Idle,
+    pub shared_conns: h2::SharedConns,
     pub buffers: Buffers,
     pub heads: Heads,
     pub date: Date,
@@ -131,6 +133,7 @@ impl Worker {
             shared,
             wheel: Wheel::new(),
             idle: Idle::default(),
+            shared_conns: h2::SharedConns::default(),
             buffers: Buffers::default(),
             heads: Heads::default(),
             date: Date::default(),

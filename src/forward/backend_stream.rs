@@ -34,6 +34,8 @@ pub enum Offer {
     Protocol,
     /// HTTP/1.1, whatever the pool speaks.
     Http1,
+    /// HTTP/2 likewise.
+    Http2,
     /// Nothing: what goes by is the client's matter.
     Nothing,
 }
@@ -66,6 +68,7 @@ impl BackendStream {
                 let offered = vec![b"http/1.1".to_vec()];
                 connector.with_alpn(offered).connect(name, stream).await?
             }
+            Offer::Http2 => connector.with_alpn(vec![b"h2".to_vec()]).connect(name, stream).await?,
             Offer::Nothing => connector.with_alpn(Vec::new()).connect(name, stream).await?,
         };
         let (config, broken) = (config.clone(), false);

@@ -15,6 +15,9 @@ use crate::timer::Deadline;
 /// that is just sending one shall get its answer, with `Connection: close`.
 const LAST_REQUEST: Duration = Duration::from_secs(1);
 
+/// A connection may have to leave by this share earlier than others of the same age.
+const AGE_JITTER: f64 = 0.1;
+
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -34,6 +37,8 @@ pub struct Session {
     phase: Cell<Phase>,
     leaving: Cell<bool>,
     cut: Cell<bool>,
+    /// The tick from which on it is to leave.
+    old_at: Cell<u64>,
 }
 
 impl Session {
@@ -45,6 +50,7 @@ impl Session {
             phase: Cell::new(Phase::Idle),
             leaving: Cell::new(false),
             cut: Cell::new(false),
+            old_at: Cell::new(u64::MAX),
         };
         session.cells().connections.inc();
         session.cells().open.inc();
@@ -97,8 +103,15 @@ impl Session {
         self.deadline.wake();
     }
 
+    /// It leaves when it is so old, at the next chance: with an answer, or by GOAWAY. Of many that came at
+    /// once not all shall go at once.
+    pub fn grow_old(&self, age: Duration) {
+        let age = age.mul_f64(1.0 - AGE_JITTER * fastrand::f64());
+        self.old_at.set(self.deadline.tick_after(age));
+    }
+
     pub fn is_leaving(&self) -> bool {
-        self.leaving.get()
+        self.leaving.get() || self.deadline.is_past(self.old_at.get())
     }
 
     /// End at once.

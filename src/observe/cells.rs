@@ -270,7 +270,13 @@ pub struct ListenerCells {
     pub failures: ByCause,
     pub received_bytes: Counter,
     pub sent_bytes: Counter,
+    /// Connections of HTTP/2 that were ended for what their clients sent; see [`HTTP2_ERRORS`].
+    pub http2_errors: [Counter; HTTP2_ERRORS.len()],
 }
+
+/// What a client of HTTP/2 is ended for, as far as the h2 crate tells: its error codes of RFC 9113 7.
+pub const HTTP2_ERRORS: [&str; 6] =
+    ["enhance_your_calm", "protocol", "flow_control", "frame_size", "compression", "other"];
 
 /// What one worker counts for one pool.
 #[derive(Debug, Default)]
@@ -368,7 +374,7 @@ pub struct PassiveCells {
 }
 
 /// How many kinds of failed probes there are: `health::probe::Failure`.
-pub const PROBE_FAILURES: usize = 19;
+pub const PROBE_FAILURES: usize = 20;
 
 /// What the control thread counts for the probes of one backend.
 #[derive(Debug, Default)]

@@ -47,6 +47,8 @@ pub enum Source {
     ListenerCauses(fn(&ListenerCells) -> &ByCause),
     /// Orders of certificates by how they ended; only for listeners with `acme`.
     ListenerOrders,
+    /// Each of [`super::cells::HTTP2_ERRORS`], from the start.
+    ListenerHttp2Errors,
     /// Seconds until it is over, of each certificate that is served.
     ListenerCertificates,
     Pool(fn(&PoolCells) -> u64),
@@ -186,6 +188,9 @@ pub const ALL: &[Metric] = &[
     counter("evenkeel_listener_failures_total", &["listener", "cause"],
         ListenerCauses(|c| &c.failures),
         "Requests and connections that did not end well, by cause."),
+    counter("evenkeel_listener_http2_errors_total", &["listener", "why"],
+        ListenerHttp2Errors,
+        "HTTP/2 connections ended for what the client sent."),
     counter("evenkeel_listener_received_bytes_total", &["listener"],
         Listener(|c| c.received_bytes.get()),
         "Bytes received from clients."),

@@ -119,6 +119,18 @@ fn what_http2_forbids_is_refused() {
         (vec![GET[0], GET[1], (":path", "/x%5cy"), a], &End::Status(400)),
         (vec![GET[0], GET[1], (":path", "/x/..%2fy"), a], &End::Status(400)),
         (vec![(":method", "CONNECT"), (":authority", "a.example:443")], &End::Status(405)),
+        (with(&[a, ("x-a", " padded")]), &End::Status(400)),
+        (with(&[a, ("x-a", "padded\t")]), &End::Status(400)),
+        (with(&[a, ("x-a", "b\0c")]), &malformed),
+        (with(&[a, ("x-a", "b\nc")]), &malformed),
+        (with(&[a, ("proxy-connection", "keep-alive")]), &malformed),
+        (with(&[(":authority", "user@a.example")]), &End::Status(400)),
+        (with(&[a, ("content-length", "0"), ("content-length", "0")]), &End::Status(400)),
+        (with(&[a, ("content-length", "+5")]), &malformed),
+        // Pseudo-fields twice, behind the others, or of an answer.
+        (with(&[a, (":path", "/b")]), &malformed),
+        (vec![GET[0], GET[1], GET[2], ("x-a", "b"), a], &malformed),
+        (with(&[a, (":status", "200")]), &malformed),
     ] {
         let found = end(send(address, &list, None));
         // A name in the wrong form may cost the whole connection.
@@ -178,4 +190,140 @@ fn one_listener_speaks_both_and_tells_them_apart_byte_by_byte() {
     conn.send("PR").unwrap();
     conn.send("OPFIND / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     assert_eq!(conn.answer("PROPFIND").unwrap().text(), "pong");
+}
+
+/// A connection on which nothing was asked yet.
+fn open(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(PREFACE).unwrap();
+    stream
+}
+
+/// Writes as much of `bytes` as is taken, and says how the connection ends.
+fn flood(address: SocketAddr, bytes: &[u8]) -> End {
+    let mut stream = open(address);
+    // An end in the middle of it is what is wanted.
+    let _ = stream.write_all(bytes);
+    loop {
+        let mut head = [0; 9];
+        if stream.read_exact(&mut head).is_err() {
+            return End::Gone(0);
+        }
+        let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+        if stream.read_exact(&mut payload).is_err() {
+            return End::Gone(0);
+        }
+        if head[3] == 7 {
+            let code = u32::from_be_bytes(payload[4..8].try_into().unwrap());
+            if code != 0 {
+                return End::Gone(code);
+            }
+        }
+    }
+}
+
+/// RFC 9113 10.5: what costs a client little must not cost us much.
+#[test]
+fn floods_end_their_connection_and_nobody_elses() {
+    let config = setup().set("limits: {request_head: 16KiB}");
+    let config = config.listener("web", "routes: [{respond: {body: pong}}]");
+    let proxy = Proxy::start(config.pool("unused", ["127.0.0.1:1"], ""));
+    let address = proxy.address("web");
+    let list = [&GET[..], &[(":authority", "a")]].concat();
+    let head = fields(&list);
+    let resets: Vec<u8> = (0..500_u32)
+        .flat_map(|n| {
+            [frame(1, 5, 2 * n + 1, &head), frame(3, 0, 2 * n + 1, &[0, 0, 0, 8])].concat()
+        })
+        .collect();
+    // A head without an end, in ever more frames.
+    let mut continued = frame(1, 1, 1, &head);
+    for _ in 0..5000 {
+        continued.extend(frame(9, 0, 1, &fields(&[("x-a", "b")])));
+    }
+    // A body of nothing but frames with nothing in them.
+    let mut empty = frame(1, 4, 1, &head);
+    for _ in 0..100_000 {
+        empty.extend(frame(0, 0, 1, b""));
+    }
+    // One small field, told again and again by its index in the table (an HPACK bomb).
+    let mut bomb = head.clone();
+    bomb.extend(b"\x40\x01x\x7d".iter().chain([b'y'; 125].iter()));
+    bomb.extend([0xbe; 10_000]);
+    for (what, bytes) in [("resets", &resets), ("continuation", &continued), ("empty", &empty)] {
+        let found = flood(address, bytes);
+        assert!(matches!(found, End::Gone(_)), "{what}: {found:?}");
+        assert_eq!(get(address, "/").unwrap().text(), "pong", "{what}");
+    }
+    let mut stream = open(address);
+    stream.write_all(&frame(1, 5, 1, &bomb)).unwrap();
+    assert!(!matches!(end(stream), End::Status(200)));
+    let why = [("why", "enhance_your_calm")];
+    assert!(proxy.metric("evenkeel_listener_http2_errors_total", &why) >= 2.0);
+    assert!(proxy.memory_bytes("VmRSS") < 100 << 20);
+}
+
+/// Settings and pings ask for an answer each: who does not read those is not read any more.
+#[test]
+fn what_asks_for_answers_waits_until_they_are_taken() {
+    let config = setup().listener("web", "routes: [{respond: {body: pong}}]");
+    let proxy = Proxy::start(config.pool("unused", ["127.0.0.1:1"], ""));
+    let address = proxy.address("web");
+    for one in [frame(4, 0, 0, b""), frame(6, 0, 0, b"12345678")] {
+        let mut stream = open(address);
+        stream.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+        let many = one.repeat(10_000);
+        // Until nothing more is taken, or 50 MB.
+        let taken = (0..500).take_while(|_| stream.write_all(&many).is_ok()).count();
+        assert!(taken < 500, "all of it was taken");
+        assert!(proxy.memory_bytes("VmRSS") < 100 << 20);
+        assert_eq!(get(address, "/").unwrap().text(), "pong");
+    }
+}
+
+#[test]
+fn priorities_and_unknown_frames_are_passed_over() {
+    let config = setup().listener("web", "routes: [{respond: {body: pong}}]");
+    let proxy = Proxy::start(config.pool("unused", ["127.0.0.1:1"], ""));
+    let mut stream = open(proxy.address("web"));
+    let list = [&GET[..], &[(":authority", "a")]].concat();
+    let bytes = [
+        frame(2, 0, 3, &[0, 0, 0, 0, 16]),
+        frame(0x4b, 7, 0, b"who knows"),
+        frame(0x10, 0, 0, b"\0\0\0\x01u=0"),
+        frame(1, 5, 1, &fields(&list)),
+    ];
+    stream.write_all(&bytes.concat()).unwrap();
+    assert_eq!(end(stream), End::Status(200));
+}
+
+#[test]
+fn a_connection_that_is_old_is_asked_to_go() {
+    let config = setup().set("timeouts: {client_age: 300ms}");
+    let config = config.listener("web", "routes: [{respond: {body: pong}}]");
+    let proxy = Proxy::start(config.pool("unused", ["127.0.0.1:1"], ""));
+    let address = proxy.address("web");
+    let mut conn = Conn::open(address).unwrap();
+    let mut stream = open(address);
+    assert!(!conn.ask(&crate::harness::Ask::get("/")).unwrap().closes());
+    let grown = std::time::Instant::now() + Duration::from_millis(400);
+    crate::harness::eventually("it has grown old", PATIENCE, || std::time::Instant::now() > grown);
+    assert!(conn.ask(&crate::harness::Ask::get("/")).unwrap().closes());
+    let list = [&GET[..], &[(":authority", "a")]].concat();
+    stream.write_all(&frame(1, 5, 1, &fields(&list))).unwrap();
+    // Its request is answered, and then it ends by itself.
+    let (mut answered, mut goodbye) = (false, false);
+    let mut head = [0; 9];
+    while stream.read_exact(&mut head).is_ok() {
+        let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+        stream.read_exact(&mut payload).unwrap();
+        answered |= head[3] == 1 && payload[0] == 0x88;
+        goodbye |= head[3] == 7;
+        if head[3] == 6 && head[4] == 0 {
+            // The ping by which hyper finds out that its GOAWAY was seen.
+            stream.write_all(&frame(6, 1, 0, &payload)).unwrap();
+        }
+    }
+    assert!(answered && goodbye);
 }

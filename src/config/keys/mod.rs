@@ -73,6 +73,7 @@ static TIMEOUTS: Keys = Keys {
     known: &[
         ("client_header", Text),
         ("client_idle", Text),
+        ("client_age", Text),
         ("client_body", Text),
         ("connect", Text),
         ("response", Text),
@@ -84,6 +85,7 @@ static TIMEOUTS: Keys = Keys {
     ],
     later: &[],
     advice: &[
+        ("max_connection_age", "call it `client_age`"),
         (
             "client_hello",
             "it is a part of `proxy_header`: what comes before a connection is served",
@@ -112,6 +114,7 @@ static POOL_TIMEOUTS: Keys = Keys {
     advice: &[
         ("client_header", OF_THE_CLIENT),
         ("client_idle", OF_THE_CLIENT),
+        ("client_age", OF_THE_CLIENT),
         ("proxy_header", OF_THE_CLIENT),
     ],
 };
@@ -163,7 +166,7 @@ static LISTENER: Keys = Keys {
     ],
 };
 
-const POOL_LATER: &[&str] = &["protocol", "discover", "discovery"];
+const POOL_LATER: &[&str] = &["discover", "discovery"];
 
 const OF_A_BACKEND: &str =
     "it belongs to a backend: {address: ..., weight: 2, tier: 1, max_requests: 200}";
@@ -182,6 +185,7 @@ static POOL_DEFAULTS: Keys = Keys {
         ("slow_start", Text),
         ("sticky", TextOr(&STICKY)),
         ("tls", TextOr(&POOL_TLS)),
+        ("protocol", Text),
         ("send_proxy_protocol", Text),
     ],
     later: POOL_LATER,
@@ -208,6 +212,7 @@ static POOL: Keys = Keys {
         ("slow_start", Text),
         ("sticky", TextOr(&STICKY)),
         ("tls", TextOr(&POOL_TLS)),
+        ("protocol", Text),
         ("send_proxy_protocol", Text),
     ],
     later: POOL_LATER,

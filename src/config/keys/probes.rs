@@ -9,6 +9,7 @@ pub static HEALTH_CHECK: Keys = Keys {
         ("http", Map(&HTTP_PROBE)),
         ("tcp", Map(&TCP_PROBE)),
         ("tls", Map(&TLS_PROBE)),
+        ("grpc", Map(&GRPC_PROBE)),
         ("postgres", Map(&POSTGRES_PROBE)),
         ("redis", Map(&REDIS_PROBE)),
         ("mysql", Map(&MYSQL_PROBE)),
@@ -21,7 +22,7 @@ pub static HEALTH_CHECK: Keys = Keys {
         ("port", Text),
         ("address", Text),
     ],
-    later: &["grpc"],
+    later: &[],
     advice: &[
         ("path", "it belongs in `http`: http: {path: /healthz}"),
         ("host", "it belongs in `http`: http: {host: ...}"),
@@ -45,6 +46,17 @@ static HTTP_PROBE: Keys = Keys {
     ],
     later: &[],
     advice: &[("status", "call it `expect_status`"), ("body", "call it `expect_body`")],
+};
+
+static GRPC_PROBE: Keys = Keys {
+    place: "a grpc probe",
+    known: &[("service", Text)],
+    later: &[],
+    advice: &[
+        ("port", "it belongs in the health check itself, beside `grpc`"),
+        ("name", "call it `service`"),
+        ("method", "it is always grpc.health.v1.Health/Check"),
+    ],
 };
 
 static TCP_PROBE: Keys = Keys {

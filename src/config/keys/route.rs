@@ -122,6 +122,7 @@ static ROUTE_TIMEOUTS: Keys = Keys {
     advice: &[
         ("client_header", OF_THE_CLIENT),
         ("client_idle", OF_THE_CLIENT),
+        ("client_age", OF_THE_CLIENT),
         ("proxy_header", OF_THE_CLIENT),
         (
             "tcp_idle",

@@ -6,12 +6,12 @@
 //! means "off", never "default".
 
 mod failover;
+mod health;
 mod patterns;
 mod tls;
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
-use std::ops::RangeInclusive;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +21,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use ipnet::IpNet;
 
 pub use failover::*;
+pub use health::*;
 pub use patterns::*;
 pub use tls::*;
 
@@ -112,6 +113,8 @@ pub struct Limits {
 pub struct Timeouts {
     pub client_header: Duration,
     pub client_idle: Duration,
+    /// After it an HTTP connection is asked to go; `None` is never.
+    pub client_age: Option<Duration>,
     pub client_body: Duration,
     pub connect: Duration,
     pub response: Duration,
@@ -356,82 +359,4 @@ pub struct Keepalive {
     /// Idle connections per backend, all workers together; 0 is no reuse.
     pub max_idle: usize,
     pub idle_timeout: Duration,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct HealthCheck {
-    pub kind: ProbeKind,
-    pub interval: Duration,
-    pub interval_unsettled: Duration,
-    pub timeout: Duration,
-    /// At least 1.
-    pub fall: u32,
-    /// At least 1.
-    pub rise: u32,
-    pub initial: Initial,
-    /// Probe another port of the backend's address.
-    pub port: Option<u16>,
-    /// Probe another address altogether.
-    pub address: Option<IpAddr>,
-    /// Probes go over TLS, as the pool's connections do; those of databases never.
-    pub tls: Option<BackendTls>,
-    /// Probes begin with a PROXY header that says that they speak for nobody.
-    pub introduce: Option<ProxyVersion>,
-}
-
-impl HealthCheck {
-    /// The worst case from the death of a backend to `down`: it dies just after a good probe, the
-    /// interval passes with its jitter, then `fall` probes time out, unsettled intervals between.
-    pub fn worst_detection(&self) -> Duration {
-        let interval = self.interval.mul_f64(1.0 + super::defaults::JITTER);
-        let unsettled = self.interval_unsettled.mul_f64(1.0 + super::defaults::JITTER);
-        interval + self.timeout * self.fall + unsettled * (self.fall - 1)
-    }
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub enum ProbeKind {
-    Http(HttpProbe),
-    /// Connect; then send and expect, where given.
-    Tcp {
-        send: Option<Bytes>,
-        expect: Option<Bytes>,
-    },
-    /// A TLS handshake.
-    Tls,
-    Postgres(PostgresProbe),
-    Redis(RedisProbe),
-    Mysql(MysqlProbe),
-}
-
-impl ProbeKind {
-    /// It wants one role of several: a backend may be well and yet not wanted.
-    pub fn tells_role(&self) -> bool {
-        match self {
-            ProbeKind::Http(_) | ProbeKind::Tcp { .. } | ProbeKind::Tls => false,
-            ProbeKind::Postgres(probe) => probe.role != PostgresRole::Any,
-            ProbeKind::Redis(probe) => probe.role != RedisRole::Any,
-            ProbeKind::Mysql(probe) => probe.role != MysqlRole::Any,
-        }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct HttpProbe {
-    /// Starts with a slash.
-    pub path: String,
-    /// `None`: the address that is probed.
-    pub host: Option<HeaderValue>,
-    pub method: Method,
-    pub expect_status: Vec<RangeInclusive<u16>>,
-    /// Must occur in the first 64 KiB of the body.
-    pub expect_body: Option<String>,
-    pub headers: Vec<(HeaderName, HeaderValue)>,
-}
-
-/// What counts of a backend that has no verdict yet when its time is up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Initial {
-    Up,
-    Down,
 }

@@ -64,6 +64,7 @@ pub struct Limits {
 pub struct Timeouts {
     pub client_header: Text,
     pub client_idle: Text,
+    pub client_age: Text,
     pub client_body: Text,
     pub connect: Text,
     pub response: Text,

@@ -22,6 +22,7 @@ pub struct Pool {
     pub slow_start: Text,
     pub sticky: Option<Sticky>,
     pub tls: Option<PoolTls>,
+    pub protocol: Text,
     pub send_proxy_protocol: Text,
 }
 
@@ -59,6 +60,7 @@ pub struct HealthParts {
     pub http: Option<HttpProbe>,
     pub tcp: Option<TcpProbe>,
     pub tls: Option<TlsProbe>,
+    pub grpc: Option<GrpcProbe>,
     pub postgres: Option<DatabaseProbe>,
     pub redis: Option<DatabaseProbe>,
     pub mysql: Option<DatabaseProbe>,
@@ -93,6 +95,12 @@ pub struct TcpProbe {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TlsProbe {}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GrpcProbe {
+    pub service: Text,
+}
 
 /// Every key of every kind; which one may stand where is for `shape` to say.
 #[derive(Debug, Default, Deserialize)]

@@ -199,7 +199,7 @@ fn exclusive(cx: &mut Cx<'_>, at: &Path, pool: &Pool) {
         Some(ProbeKind::Tls) => {
             Some(("tls", "a TLS handshake does not tell which backend is the primary"))
         }
-        Some(ProbeKind::Http(_)) => None,
+        Some(ProbeKind::Http(_) | ProbeKind::Grpc { .. }) => None,
         Some(kind) if kind.tells_role() => None,
         Some(ProbeKind::Postgres(_)) => Some(("postgres", ANY)),
         Some(ProbeKind::Redis(_)) => Some(("redis", ANY)),

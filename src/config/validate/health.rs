@@ -13,14 +13,17 @@ use super::http_words::{header_name, host_value, method, path, status_range};
 use super::pool::Part;
 use super::words::{positive_duration, whole, word};
 use crate::config::defaults;
-use crate::config::model::{HealthCheck, HttpProbe, Initial, ProbeKind};
+use crate::config::model::{HealthCheck, HttpProbe, Initial, ProbeKind, Protocol};
 use crate::config::path::Path;
 use crate::config::raw;
 use crate::config::source::Wrong;
 use crate::config::units::show_duration;
 
 /// The kinds of probes there are.
-const KINDS: [&str; 6] = ["http", "tcp", "tls", "postgres", "redis", "mysql"];
+const KINDS: [&str; 7] = ["http", "tcp", "tls", "grpc", "postgres", "redis", "mysql"];
+
+/// Longest name of a gRPC service.
+const SERVICE_BYTES: usize = 255;
 
 /// What stands under `health_check`.
 #[derive(Debug)]
@@ -67,6 +70,7 @@ pub fn setting(cx: &mut Cx<'_>, at: &Path, raw: raw::HealthCheck) -> Option<Sett
     let http = parts.http.map(|raw| http_probe(cx, &at.key("http"), raw));
     let tcp = parts.tcp.map(tcp_probe);
     let tls = parts.tls.map(|_| ProbeKind::Tls);
+    let grpc = parts.grpc.map(|raw| grpc_probe(cx, &at.key("grpc"), raw));
     let postgres = parts
         .postgres
         .and_then(|raw| databases::postgres(cx, &at.key("postgres"), raw).map(ProbeKind::Postgres));
@@ -94,10 +98,8 @@ pub fn setting(cx: &mut Cx<'_>, at: &Path, raw: raw::HealthCheck) -> Option<Sett
         let allowed = "an IP address; the port has a key of its own, `port`";
         text.parse::<IpAddr>().map_err(|_| Wrong::new("not an IP address", allowed))
     });
-    let kind = http.or(tcp).or(tls).or(postgres).or(redis).or(mysql);
-    // Kinds that this version does not have were reported by `shape`.
-    let later = cx.has(&at.key("grpc"));
-    let kind_reported = kind.is_none() && (!there.is_empty() || later);
+    let kind = http.or(tcp).or(tls).or(grpc).or(postgres).or(redis).or(mysql);
+    let kind_reported = kind.is_none() && !there.is_empty();
     Some(Setting::Keys(Box::new(Keys {
         kind,
         interval,
@@ -145,6 +147,7 @@ fn http_probe(cx: &mut Cx<'_>, at: &Path, raw: raw::HttpProbe) -> ProbeKind {
     }
     let expect_status: Vec<_> = statuses.into_iter().map(|(_, range)| range).collect();
     ProbeKind::Http(HttpProbe {
+        http2: false,
         path: path.unwrap_or_else(|| "/".to_owned()),
         host,
         method,
@@ -152,6 +155,17 @@ fn http_probe(cx: &mut Cx<'_>, at: &Path, raw: raw::HttpProbe) -> ProbeKind {
         expect_body: raw.expect_body.filter(|text| !text.is_empty()),
         headers,
     })
+}
+
+fn grpc_probe(cx: &mut Cx<'_>, at: &Path, raw: raw::GrpcProbe) -> ProbeKind {
+    let service = cx.text(&at.key("service"), raw.service.as_ref(), |text| {
+        let sound = text.len() <= SERVICE_BYTES
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/".contains(&b));
+        let allowed =
+            "letters, digits, `.`, `_`, `-` and `/`, 255 at most; empty for the whole server";
+        if sound { Ok(text.to_owned()) } else { Err(Wrong::new("not a gRPC service", allowed)) }
+    });
+    ProbeKind::Grpc { service: service.unwrap_or_default() }
 }
 
 fn tcp_probe(raw: raw::TcpProbe) -> ProbeKind {
@@ -229,4 +243,13 @@ pub fn settle(
         cx.warn(&place, Wrong::plain(text).help("it is there to find out sooner: make it shorter"));
     }
     Some(check)
+}
+
+/// Probes of HTTP speak as the pool's requests do, where those are HTTP/2 alone; what listens on a port of
+/// its own for probes is not what takes the requests.
+pub fn speak(check: &mut HealthCheck, protocol: Protocol) {
+    if let ProbeKind::Http(probe) = &mut check.kind {
+        let alone = matches!(protocol, Protocol::H2 | Protocol::H2c);
+        probe.http2 = alone && check.port.is_none();
+    }
 }

@@ -12,11 +12,19 @@ use super::words::{or_off, positive_duration, whole, word};
 use super::{addresses, failover, outlier, pool_tls, retry, sticky, timeouts, words};
 use crate::config::defaults;
 use crate::config::model::{
-    Backend, Balance, HashBy, HealthCheck, Keepalive, Name, Pool, ProxyVersion, TimeoutOverrides,
+    Backend, Balance, HashBy, HealthCheck, Keepalive, Name, Pool, Protocol, ProxyVersion,
+    TimeoutOverrides,
 };
 use crate::config::path::Path;
 use crate::config::raw;
 use crate::config::source::Wrong;
+
+const PROTOCOLS: [(&str, Protocol); 4] = [
+    ("http1", Protocol::Http1),
+    ("h2", Protocol::H2),
+    ("h2c", Protocol::H2c),
+    ("auto", Protocol::Auto),
+];
 
 const WORDS: [(&str, Balance); 5] = [
     ("round_robin", Balance::RoundRobin),
@@ -41,6 +49,7 @@ pub struct Part {
     slow_start: Option<Option<Duration>>,
     sticky: Option<sticky::Setting>,
     tls: Option<pool_tls::Setting>,
+    protocol: Option<Protocol>,
     send_proxy_protocol: Option<Option<ProxyVersion>>,
 }
 
@@ -65,6 +74,8 @@ pub fn part(cx: &mut Cx<'_>, at: &Path, raw: raw::Pool) -> Part {
                 &[("off", None), ("v1", Some(ProxyVersion::V1)), ("v2", Some(ProxyVersion::V2))],
             )
         });
+    let protocol =
+        cx.text(&at.key("protocol"), raw.protocol.as_ref(), |text| word(text, &PROTOCOLS));
     let (max_idle, idle_timeout) =
         keepalive(cx, &at.key("keepalive"), raw.keepalive.unwrap_or_default());
     Part {
@@ -80,6 +91,7 @@ pub fn part(cx: &mut Cx<'_>, at: &Path, raw: raw::Pool) -> Part {
         slow_start,
         sticky,
         tls,
+        protocol,
         send_proxy_protocol,
     }
 }
@@ -125,10 +137,13 @@ pub fn pool(cx: &mut Cx<'_>, at: &Path, name: Name, mut raw: raw::Pool, shared: 
     let max_idle = own.max_idle.or(shared.max_idle).unwrap_or(defaults::KEEPALIVE.max_idle);
     let idle_timeout =
         own.idle_timeout.or(shared.idle_timeout).unwrap_or(defaults::KEEPALIVE.idle_timeout);
-    let protocol = all.protocol;
-    let tls = pool_tls::settle(cx, at, own.tls.as_ref(), shared.tls.as_ref(), protocol);
+    let protocol = own.protocol.or(shared.protocol).unwrap_or(all.protocol);
+    let (own_tls, shared_tls) = (own.tls.as_ref(), shared.tls.as_ref());
+    let tls = pool_tls::settle(cx, at, own_tls, shared_tls, protocol);
+    fits(cx, at, protocol, pool_tls::is_off(own_tls, shared_tls), send_proxy_protocol.is_some());
     if let Some(check) = &mut health_check {
         pool_tls::of_probes(check, tls.as_ref());
+        health::speak(check, protocol);
     }
     Pool {
         balance: own.balance.or_else(|| shared.balance.clone()).unwrap_or(all.balance),
@@ -146,6 +161,28 @@ pub fn pool(cx: &mut Cx<'_>, at: &Path, name: Name, mut raw: raw::Pool, shared: 
         tls,
         send_proxy_protocol,
         name: all.name,
+    }
+}
+
+/// What else a protocol wants of its pool, and does not go with.
+fn fits(cx: &mut Cx<'_>, at: &Path, protocol: Protocol, in_clear: bool, introduces: bool) {
+    let place = at.key("protocol");
+    let place = if cx.has(&place) { place } else { at.clone() };
+    if in_clear && matches!(protocol, Protocol::H2 | Protocol::Auto) {
+        let allowed = "with `tls`, or http1 or h2c, which are spoken in clear";
+        let wrong =
+            Wrong::new("this protocol is settled by TLS, which the pool does not have", allowed);
+        let help = "give the pool `tls: {}`, or write protocol: h2c for HTTP/2 in clear";
+        cx.error(&place, None, wrong.help(help));
+    }
+    if introduces && protocol != Protocol::Http1 {
+        let text = "a connection of HTTP/2 carries the requests of many clients, and a PROXY header tells of one";
+        let wrong = Wrong::new(text, "protocol: http1, or no `send_proxy_protocol`");
+        cx.error(
+            &place,
+            None,
+            wrong.help("backends are told of a request's client by X-Forwarded-For"),
+        );
     }
 }
 

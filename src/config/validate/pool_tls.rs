@@ -131,6 +131,11 @@ fn no_ca(error: &CertificateError) -> Wrong {
     }
 }
 
+/// Whether a pool has none, by these settings.
+pub fn is_off(own: Option<&Setting>, shared: Option<&Setting>) -> bool {
+    matches!((own, shared), (Some(Setting::Off), _) | (None, None | Some(Setting::Off)))
+}
+
 /// A pool's own setting over that of `pool_defaults`, key by key. `at` is the pool.
 pub fn settle(
     cx: &mut Cx<'_>,

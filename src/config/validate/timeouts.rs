@@ -17,6 +17,10 @@ pub fn base(cx: &mut Cx<'_>, at: &Path, raw: &raw::Timeouts, under: Timeouts) ->
     own("client_header", &raw.client_header, &mut settled.client_header);
     own("client_idle", &raw.client_idle, &mut settled.client_idle);
     own("proxy_header", &raw.proxy_header, &mut settled.proxy_header);
+    let age = cx.text(&at.key("client_age"), raw.client_age.as_ref(), |text| {
+        or_off(text, positive_duration)
+    });
+    settled.client_age = age.unwrap_or(settled.client_age);
     settled
 }
 

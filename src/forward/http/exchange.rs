@@ -8,9 +8,9 @@ use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use super::back::Back;
 use super::bulk::{Bulk, Moved};
 use super::front::{Front, Line, Sink, Want};
-use super::h1::backend::BackendConn;
 use super::h1::body::Broken;
 use super::h1::write;
 use super::head::{Framing, Heads, ResponseHead};
@@ -64,7 +64,7 @@ impl Clocks {
 /// fields as `interim` writes them.
 pub async fn ask(
     front: &mut Front<'_>,
-    conn: &mut BackendConn,
+    conn: &mut Back,
     upload: &mut Upload,
     clocks: &Clocks,
     heads: &Heads,
@@ -115,10 +115,11 @@ pub async fn ask(
 }
 
 /// Sends a request that has no body, and waits for the head of its answer, without the client: the
-/// interim ones are kept for it. The error says whether anything was written.
+/// interim ones are kept for it. `request`: as in [`Upload::begin`]. The error says whether anything was
+/// written.
 pub async fn ask_alone(
-    conn: &mut BackendConn,
-    mut request: Buffer,
+    conn: &mut Back,
+    mut request: Option<Buffer>,
     clocks: &Clocks,
     heads: &Heads,
     buffers: &Buffers,
@@ -127,9 +128,12 @@ pub async fn ask_alone(
     let mut interims = Vec::new();
     let (mut wrote, mut flushed) = (false, false);
     let answer = poll_fn(|cx| {
-        while !flushed {
-            let all = request.is_empty();
-            match conn.poll_write(cx, &mut request) {
+        if request.is_none() && !wrote && conn.poll_begin(cx)?.is_ready() {
+            (wrote, flushed) = (true, true);
+        }
+        while let Some(bytes) = request.as_mut().filter(|_| !flushed) {
+            let all = bytes.is_empty();
+            match conn.poll_write(cx, bytes, true) {
                 Poll::Ready(Ok(())) if all => flushed = true,
                 Poll::Ready(Ok(())) => wrote = true,
                 // It may have said something before it closed.
@@ -153,14 +157,14 @@ pub async fn ask_alone(
     .await;
     match answer {
         Ok(head) => Ok((head, interims)),
-        Err(cause) => Err((cause, wrote)),
+        Err(cause) => Err((cause, wrote && !conn.is_unprocessed())),
     }
 }
 
 /// Waits until `length` bytes of the answer's body are here, [`HOLD`] at the most; what waits is the
 /// client, whose leaving ends it.
 pub async fn hold(
-    conn: &mut BackendConn,
+    conn: &mut Back,
     length: usize,
     clocks: &Clocks,
     buffers: &Buffers,
@@ -213,7 +217,7 @@ pub enum End {
 /// `front` and goes out with the first of the body. Each silence may last `silence`.
 pub async fn relay(
     front: &mut Front<'_>,
-    conn: &mut BackendConn,
+    conn: &mut Back,
     upload: &mut Upload,
     clocks: &Clocks,
     head: Option<Buffer>,
@@ -274,7 +278,7 @@ impl Down {
         &mut self,
         cx: &mut Context<'_>,
         front: &mut Front<'_>,
-        conn: &mut BackendConn,
+        conn: &mut Back,
         moved: &mut bool,
     ) -> Poll<Result<(), End>> {
         loop {
@@ -299,13 +303,25 @@ impl Down {
             };
             *moved = true;
             if self.want.chunk {
-                chunk(&mut piece, conn.body().is_ended(), front.buffers());
+                self.chunk(&mut piece, conn, front.buffers());
             }
-            if conn.body().is_ended() {
+            if conn.is_body_ended() {
                 self.read = true;
-                front.finish(conn.body().trailers());
+                front.finish(conn.trailers());
             }
             queue(front, self.head.take(), piece);
+        }
+    }
+
+    /// Frames a piece for a client that is to be told where the body ends.
+    fn chunk(&self, piece: &mut Option<Buffer>, conn: &Back, buffers: &Buffers) {
+        if let Some(piece) = piece {
+            write::chunk(piece);
+        }
+        if conn.is_body_ended() {
+            let trailers = if self.want.trailers { conn.trailers() } else { None };
+            let last = piece.get_or_insert_with(|| Buffer::borrow(buffers));
+            write::last_chunk(last, trailers.as_ref());
         }
     }
 
@@ -314,7 +330,7 @@ impl Down {
         &mut self,
         cx: &mut Context<'_>,
         front: &Front<'_>,
-        conn: &mut BackendConn,
+        conn: &mut Back,
         moved: &mut bool,
     ) -> Poll<Result<(), End>> {
         let (Some(source), Some(to)) = (conn.bulk_source(), front.plain()) else {
@@ -344,15 +360,5 @@ fn queue(front: &mut Front<'_>, head: Option<Buffer>, piece: Option<Buffer>) {
         }
         (Some(only), None) | (None, Some(only)) => front.queue(only),
         (None, None) => {}
-    }
-}
-
-/// Frames a piece for a client that is to be told where the body ends.
-fn chunk(piece: &mut Option<Buffer>, last: bool, buffers: &Buffers) {
-    if let Some(piece) = piece {
-        write::chunk(piece);
-    }
-    if last {
-        piece.get_or_insert_with(|| Buffer::borrow(buffers)).extend(write::LAST_CHUNK);
     }
 }

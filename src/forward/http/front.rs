@@ -55,6 +55,8 @@ pub struct Want {
     pub form: Form,
     /// Each piece is to be made a chunk.
     pub chunk: bool,
+    /// And the last one is to have the trailers behind it, if there are any.
+    pub trailers: bool,
 }
 
 /// Writes fields one by one: name, value.
@@ -110,7 +112,24 @@ impl<'a> Front<'a> {
         }
     }
 
-    /// The next piece of the request's body, framed as HTTP/1; `None` at its end.
+    /// The request's body is to be read as data alone, from its first byte on: its backend may not speak
+    /// HTTP/1.
+    pub fn want_data(&mut self) {
+        match self {
+            Front::H1(front) => front.conn.want_data(),
+            Front::H2(stream) => stream.want_data(),
+        }
+    }
+
+    /// The trailers of a body that was read as data, once it has ended.
+    pub fn trailers(&self) -> Option<Store> {
+        match self {
+            Front::H1(front) => front.conn.trailers(),
+            Front::H2(stream) => stream.trailers(),
+        }
+    }
+
+    /// The next piece of the request's body, framed as HTTP/1 unless data was wanted; `None` at its end.
     pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Buffer>, Cause>> {
         match self {
             Front::H1(front) => front.conn.poll_body(cx),
@@ -141,14 +160,16 @@ impl<'a> Front<'a> {
             Front::H1(front) => (false, front.version == Version::Http10),
             Front::H2(_) => (true, false),
         };
-        let data = |framing, chunk| Want { framing, form: Form::Data, chunk };
+        let data = |framing, chunk| Want { framing, form: Form::Data, chunk, trailers: false };
         match framing {
             Framing::Chunked if !http2 && !old => {
                 let form = if trailers() { Form::Chunks } else { Form::ChunksOnly };
-                Want { framing: Framing::Chunked, form, chunk: false }
+                Want { framing: Framing::Chunked, form, chunk: false, trailers: false }
             }
             Framing::Chunked => data(Framing::UntilClose, false),
-            Framing::UntilClose if !http2 && !old => data(Framing::Chunked, true),
+            Framing::UntilClose if !http2 && !old => {
+                Want { trailers: trailers(), ..data(Framing::Chunked, true) }
+            }
             Framing::None | Framing::Length(_) | Framing::UntilClose => data(framing, false),
         }
     }

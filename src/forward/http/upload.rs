@@ -7,9 +7,10 @@
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use super::back::{Back, Deaf};
 use super::bulk::{Bulk, Moved};
 use super::front::Front;
-use super::h1::backend::BackendConn;
+use super::h1::write;
 use crate::forward::buffer::Buffer;
 use crate::forward::splice::{self, Pipes};
 use crate::outcome::{Cause, Sent};
@@ -28,7 +29,7 @@ pub struct Watch {
 #[derive(Debug)]
 pub struct Upload {
     watch: Watch,
-    /// Bytes kept for a replay, as they are on the wire, and how many may be.
+    /// Bytes kept for a replay, as the client's side gave them, and how many may be.
     kept: Vec<u8>,
     keeps_bytes: usize,
     /// More was read than is kept.
@@ -51,6 +52,12 @@ pub struct Upload {
 struct Attempt {
     /// Bytes to be written next, the head first. Empty, they wait to be on their way.
     pending: Option<Buffer>,
+    /// The head is none of them, and has not been sent.
+    owes_head: bool,
+    /// What tells the end of the body has not been sent, and is no part of the body's bytes.
+    owes_end: bool,
+    /// Data is to be made chunks.
+    chunk: bool,
     /// Kept bytes that it has taken again.
     replayed: usize,
     /// The first of the body was looked for, to go out with the head.
@@ -78,9 +85,22 @@ impl Upload {
         }
     }
 
-    /// Begins an attempt with this head. Only right while `sent` does not say `Lost`.
-    pub fn begin(&mut self, head: Buffer) {
-        self.attempt = Attempt { pending: Some(head), ..Attempt::default() };
+    /// Begins an attempt with this head; `chunk`: the body is read as data, and this backend wants it
+    /// chunked. Only right while `sent` does not say `Lost`.
+    pub fn begin(&mut self, head: Buffer, chunk: bool) {
+        self.attempt =
+            Attempt { pending: Some(head), owes_end: chunk, chunk, ..Attempt::default() };
+    }
+
+    /// Begins an attempt whose head the backend's side has, and which may have a body.
+    pub fn begin_stream(&mut self, body: bool) {
+        self.attempt =
+            Attempt { owes_head: true, owes_end: body, joined: true, ..Attempt::default() };
+    }
+
+    /// The backend has told that it has processed nothing of this attempt.
+    pub fn unprocessed(&mut self) {
+        self.attempt.wrote = false;
     }
 
     /// What a failed attempt has used up of this request.
@@ -97,7 +117,7 @@ impl Upload {
         &mut self,
         cx: &mut Context<'_>,
         front: &mut Front<'_>,
-        conn: &mut BackendConn,
+        conn: &mut Back,
         step: &Deadline,
     ) -> Poll<Result<(), Cause>> {
         loop {
@@ -116,18 +136,29 @@ impl Upload {
                     continue;
                 }
                 let all = pending.is_empty();
-                match conn.poll_write(cx, pending) {
+                let last = self.attempt.owes_end
+                    && !self.attempt.chunk
+                    && self.attempt.replayed == self.kept.len()
+                    && front.is_body_ended()
+                    && front.trailers().is_none();
+                match conn.poll_write(cx, pending, last) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(Ok(())) if all => self.attempt.pending = None,
                     Poll::Ready(Ok(())) => {
                         self.attempt.wrote = true;
                         self.moved = true;
+                        self.attempt.owes_end &= !(last && pending.is_empty());
                     }
                     // A backend that answers early and closes resets what we go on sending. What it said
                     // before is still there to be read, and the read side will tell the end.
-                    Poll::Ready(Err(_)) => self.attempt.deaf = true,
+                    Poll::Ready(Err(Deaf)) => self.attempt.deaf = true,
                 }
                 continue;
+            }
+            if self.attempt.owes_head {
+                ready!(conn.poll_begin(cx))?;
+                self.attempt.owes_head = false;
+                (self.attempt.wrote, self.moved) = (true, true);
             }
             if self.lost || self.answered {
                 match self.poll_bulk(cx, front, conn, step) {
@@ -137,9 +168,23 @@ impl Upload {
             }
             match self.poll_more(cx, front, step)? {
                 Poll::Pending => return Poll::Pending,
+                Poll::Ready(None) if self.attempt.owes_end => self.end(front, conn),
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
                 Poll::Ready(piece) => self.attempt.pending = piece,
             }
+        }
+    }
+
+    /// Tells the backend that the body has ended, in the way that its protocol has for that.
+    fn end(&mut self, front: &Front<'_>, conn: &mut Back) {
+        self.attempt.owes_end = false;
+        let trailers = front.trailers();
+        if self.attempt.chunk {
+            let mut last = Buffer::borrow(front.buffers());
+            write::last_chunk(&mut last, trailers.as_ref());
+            self.attempt.pending = Some(last);
+        } else if conn.finish(trailers.as_ref()).is_err() {
+            self.attempt.deaf = true;
         }
     }
 
@@ -148,7 +193,7 @@ impl Upload {
         &mut self,
         cx: &mut Context<'_>,
         front: &mut Front<'_>,
-        conn: &BackendConn,
+        conn: &Back,
         step: &Deadline,
     ) -> Poll<Result<(), Cause>> {
         let (Some(source), Some(to)) = (front.bulk_source(), conn.plain()) else {
@@ -178,8 +223,24 @@ impl Upload {
         }
     }
 
-    /// The next bytes of the body: those that an earlier attempt has read, then the client's.
+    /// The next bytes of the body, as the backend wants them.
     fn poll_more(
+        &mut self,
+        cx: &mut Context<'_>,
+        front: &mut Front<'_>,
+        step: &Deadline,
+    ) -> Result<Poll<Option<Buffer>>, Cause> {
+        let mut piece = self.poll_piece(cx, front, step)?;
+        if let Poll::Ready(Some(data)) = &mut piece
+            && self.attempt.chunk
+        {
+            write::chunk(data);
+        }
+        Ok(piece)
+    }
+
+    /// The next bytes of the body: those that an earlier attempt has read, then the client's.
+    fn poll_piece(
         &mut self,
         cx: &mut Context<'_>,
         front: &mut Front<'_>,
@@ -276,7 +337,7 @@ impl Upload {
         &mut self,
         cx: &mut Context<'_>,
         front: &mut Front<'_>,
-        conn: &mut BackendConn,
+        conn: &mut Back,
         step: &Deadline,
     ) -> bool {
         self.is_done(front) || !matches!(self.poll(cx, front, conn, step), Poll::Ready(Err(_)))
@@ -284,6 +345,7 @@ impl Upload {
 
     /// The whole request has reached the backend, so that its connection may carry another.
     pub fn is_done(&self, front: &Front<'_>) -> bool {
-        front.is_body_ended() && self.attempt.pending.is_none() && !self.attempt.deaf
+        let Attempt { pending, owes_head, owes_end, deaf, .. } = &self.attempt;
+        front.is_body_ended() && pending.is_none() && !(*owes_head || *owes_end || *deaf)
     }
 }

@@ -39,6 +39,8 @@ pub enum Failure {
     Protocol(&'static str),
     /// The TLS handshake failed, or the backend does not accept it; the certificate was looked at.
     Tls(Trouble),
+    /// The server says that it does not serve what was asked for.
+    NotServing,
     /// A replica whose link to its master is in this state.
     Replication(Said),
 }
@@ -65,6 +67,7 @@ impl Failure {
         "certificate_issuer",
         "certificate_name",
         "tls",
+        "not_serving",
     ];
 
     /// Its place in [`Failure::LABELS`], and so its metric cell.
@@ -85,6 +88,7 @@ impl Failure {
             Failure::ServerError(_) => 12,
             Failure::Protocol(_) => 13,
             Failure::Replication(_) => 14,
+            Failure::NotServing => 19,
             Failure::Tls(trouble) => match trouble.kind {
                 Kind::Expired => 15,
                 Kind::UnknownIssuer => 16,
@@ -150,6 +154,7 @@ impl fmt::Display for Failure {
             Failure::Login(said) => write!(f, "the probe cannot log in: {said}"),
             Failure::ServerError(said) => write!(f, "the server answers with an error: {said}"),
             Failure::Protocol(what) => f.write_str(what),
+            Failure::NotServing => f.write_str("the server says that it does not serve this"),
             Failure::Tls(trouble) => trouble.fmt(f),
             Failure::Replication(state) => {
                 write!(f, "it is a replica, but its link to the master is `{state}`")

@@ -1,20 +1,21 @@
-//! The HTTP probe: one HTTP/1.1 request on a connection of its own; status and body are judged.
+//! The HTTP probe: one request on a connection of its own; status and body are judged.
 //!
-//! Says `connection: close`, so that the backend closes first and neither side sees a reset.
+//! Of HTTP/1.1 unless the pool speaks HTTP/2 alone. Says `connection: close`, so that the backend closes first and neither side sees a reset.
 
 use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
 
+use http::uri::{self, Authority, Scheme, Uri};
 use http::{HeaderValue, Request, header};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 
 use super::search::{Found, Search};
-use super::{ANSWER_BYTES, Failure, PARTING, USER_AGENT, part};
+use super::{ANSWER_BYTES, Failure, PARTING, USER_AGENT, h2, part};
 use crate::config::model::HttpProbe;
 use crate::forward::backend_stream::BackendStream;
 
@@ -23,7 +24,13 @@ pub(super) async fn exchange(
     stream: BackendStream,
     target: SocketAddr,
     ask: &HttpProbe,
+    secure: bool,
 ) -> Result<(), Failure> {
+    if ask.http2 {
+        let request = request_h2(target, ask, secure);
+        let judge = async |mut answer: http::Response<Incoming>| judge(&mut answer, ask).await;
+        return h2::exchange(stream, request, judge).await;
+    }
     let (mut sender, connection) = http1::Builder::new()
         .max_buf_size(ANSWER_BYTES)
         .handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
@@ -83,6 +90,20 @@ fn request(target: SocketAddr, ask: &HttpProbe) -> Request<Empty<Bytes>> {
     request
 }
 
+/// The same for HTTP/2: the host is the authority, and no connection is spoken of (RFC 9113 8.2.2).
+fn request_h2(target: SocketAddr, ask: &HttpProbe, secure: bool) -> Request<Full<Bytes>> {
+    let (mut head, _) = request(target, ask).into_parts();
+    head.headers.remove(header::CONNECTION);
+    let host = head.headers.remove(header::HOST);
+    let mut uri = uri::Parts::default();
+    uri.scheme = Some(if secure { Scheme::HTTPS } else { Scheme::HTTP });
+    uri.authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    uri.path_and_query = head.uri.into_parts().path_and_query;
+    // All three are there, unless the host is none; then the server has something to say.
+    head.uri = Uri::from_parts(uri).unwrap_or_default();
+    Request::from_parts(head, Full::default())
+}
+
 /// Reads of the body what it takes to know.
 async fn judge(answer: &mut http::Response<Incoming>, ask: &HttpProbe) -> Result<(), Failure> {
     let status = answer.status().as_u16();
@@ -119,7 +140,7 @@ async fn read_on(mut body: Incoming) {
 }
 
 /// Finds out what is behind an error of hyper's.
-fn failure(error: &hyper::Error) -> Failure {
+pub(super) fn failure(error: &hyper::Error) -> Failure {
     if error.is_parse() {
         return Failure::NotHttp;
     }

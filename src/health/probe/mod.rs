@@ -4,6 +4,8 @@
 //! configuration's `health_check`. One file per kind of probe; all of them connect and part here.
 
 pub mod failure;
+pub mod grpc;
+mod h2;
 pub mod http;
 pub mod mysql;
 pub mod postgres;
@@ -95,15 +97,23 @@ impl Prober for Network {
                 Ok(Err(error)) => return Verdict::Fail(Failure::from_connect(&error)),
                 Err(_) => return Verdict::Fail(Failure::ConnectTimeout),
             };
+            let over_tls = secure.is_some();
             let exchange = async {
                 match &kind {
                     ProbeKind::Http(ask) => {
-                        let stream = secured(stream, secure, Offer::Http1).await?;
-                        http::exchange(stream, target, ask).await.map(|()| Verdict::Pass)
+                        let offer = if ask.http2 { Offer::Protocol } else { Offer::Http1 };
+                        let stream = secured(stream, secure, offer).await?;
+                        let exchange = http::exchange(stream, target, ask, over_tls);
+                        exchange.await.map(|()| Verdict::Pass)
                     }
                     ProbeKind::Tcp { send, expect } => {
                         let stream = secured(stream, secure, Offer::Nothing).await?;
                         let exchange = tcp::exchange(stream, send.as_deref(), expect.as_deref());
+                        exchange.await.map(|()| Verdict::Pass)
+                    }
+                    ProbeKind::Grpc { service } => {
+                        let stream = secured(stream, secure, Offer::Http2).await?;
+                        let exchange = grpc::exchange(stream, target, service, over_tls);
                         exchange.await.map(|()| Verdict::Pass)
                     }
                     ProbeKind::Tls => {

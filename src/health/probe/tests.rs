@@ -80,6 +80,7 @@ fn check(kind: ProbeKind) -> HealthCheck {
 
 fn http(expect_body: Option<&str>) -> HttpProbe {
     HttpProbe {
+        http2: false,
         path: "/healthz?deep=1".into(),
         host: None,
         method: Method::GET,

@@ -18,6 +18,7 @@ use crate::forward::buffer::Buffer;
 use crate::forward::buffers::Buffers;
 use crate::forward::http::bulk::Source;
 use crate::forward::http::head::{Heads, ResponseHead};
+use crate::forward::http::meter::Meter;
 use crate::listen::{Plain, Socket};
 use crate::outcome::Cause;
 use crate::pool::BackendState;
@@ -37,29 +38,6 @@ pub struct BackendConn {
     owner: u64,
 }
 
-/// Counts for the backend's metrics while the connection is open.
-#[derive(Debug)]
-struct Meter {
-    backend: Arc<BackendState>,
-    worker: usize,
-}
-
-impl Meter {
-    fn received(&self, bytes: usize) {
-        self.backend.cells.of(self.worker).received_bytes.add(bytes as u64);
-    }
-
-    fn sent(&self, bytes: usize) {
-        self.backend.cells.of(self.worker).sent_bytes.add(bytes as u64);
-    }
-}
-
-impl Drop for Meter {
-    fn drop(&mut self) {
-        self.backend.cells.of(self.worker).open.dec();
-    }
-}
-
 impl BackendConn {
     /// Takes over a fresh connection to `backend`, on behalf of worker number `worker`. It carries the
     /// requests of client number `owner`, or of all if that is 0.
@@ -69,9 +47,7 @@ impl BackendConn {
         worker: usize,
         owner: u64,
     ) -> BackendConn {
-        backend.cells.of(worker).connects.inc();
-        backend.cells.of(worker).open.inc();
-        let meter = Meter { backend: backend.clone(), worker };
+        let meter = Meter::new(backend, worker);
         BackendConn { stream, meter, input: None, tried: 0, body: Body::none(), kept: true, owner }
     }
 

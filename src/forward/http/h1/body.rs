@@ -76,6 +76,11 @@ impl Body {
         Body::new(Framing::None, Form::Data, None)
     }
 
+    /// Another form, before any of it was read.
+    pub fn set_form(&mut self, form: Form) {
+        self.form = form;
+    }
+
     /// All of it has been read.
     pub fn is_ended(&self) -> bool {
         matches!(self.state, State::Ended(_))

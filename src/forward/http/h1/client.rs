@@ -22,6 +22,7 @@ use crate::forward::http::head::{Framing, Heads, RequestHead};
 use crate::forward::session::{Phase, Session};
 use crate::listen::{ClientStream, Plain, Socket};
 use crate::outcome::Cause;
+use crate::route::fields::Store;
 
 /// RFC 9113 3.4: what an HTTP/2 client sends first.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -165,6 +166,16 @@ impl ClientConn {
     /// is.
     pub fn begin_body(&mut self, framing: Framing, limit: Option<u64>) {
         self.body = Body::new(framing, Form::Chunks, limit);
+    }
+
+    /// The body is read as data alone, from its first byte on.
+    pub fn want_data(&mut self) {
+        self.body.set_form(Form::Data);
+    }
+
+    /// The trailers of a body that was read as data, once it has ended.
+    pub fn trailers(&self) -> Option<Store> {
+        self.body.trailers()
     }
 
     /// The next piece of the request's body, framed as it came; `None` at its end.

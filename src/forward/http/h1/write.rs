@@ -6,6 +6,7 @@ use std::io::Write;
 use http::StatusCode;
 
 use crate::forward::buffer::Buffer;
+use crate::route::fields::{Field, Store};
 
 pub fn request_line(to: &mut Buffer, method: &str, target: &str) {
     to.extend(method.as_bytes());
@@ -60,3 +61,13 @@ pub fn chunk(data: &mut Buffer) {
 }
 
 pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// The end of a chunked body.
+pub fn last_chunk(to: &mut Buffer, trailers: Option<&Store>) {
+    let Some(trailers) = trailers else { return to.extend(LAST_CHUNK) };
+    to.extend(b"0\r\n");
+    for Field { name, value, .. } in trailers.fields().iter() {
+        field(to, name, value);
+    }
+    to.extend(b"\r\n");
+}

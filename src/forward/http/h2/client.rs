@@ -11,7 +11,6 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
@@ -20,14 +19,15 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 
-use super::front::{Line, Sink};
-use super::h1::chunked::is_trailer;
-use super::h1::client::Bounds;
-use super::h1::write;
-use super::head::{Framing, Heads, RequestHead, Version};
-use super::io::Counted;
+use super::backend::{map_of, store_of};
+use super::request::{blamed, head};
 use crate::forward::buffer::Buffer;
 use crate::forward::buffers::Buffers;
+use crate::forward::http::front::{Line, Sink};
+use crate::forward::http::h1::client::Bounds;
+use crate::forward::http::h1::write;
+use crate::forward::http::head::{Framing, Heads, RequestHead};
+use crate::forward::http::io::Counted;
 use crate::forward::session::Session;
 use crate::listen::ClientStream;
 use crate::outcome::Cause;
@@ -37,6 +37,11 @@ use crate::timer::{Deadline, Wheel};
 /// Streams of one connection at once; what Envoy and nginx users are used to.
 const STREAMS: u32 = 128;
 
+/// Streams that were reset before we so much as looked at them, and streams that we had to reset, of one
+/// connection: beyond them it is closed (rapid reset, CVE-2023-44487, and what came after it).
+const TAKEN_BACK: usize = 32;
+const MISTAKES: usize = 128;
+
 /// The client's side of one request.
 pub struct Stream {
     incoming: Incoming,
@@ -44,6 +49,9 @@ pub struct Stream {
     /// Body bytes that may still come.
     left_allowed: u64,
     body_ended: bool,
+    /// The body is wanted as data alone; else what has no declared length is framed as HTTP/1.
+    as_data: bool,
+    trailers: Option<Store>,
     buffers: Buffers,
     slot: Rc<Slot>,
 }
@@ -72,13 +80,23 @@ impl Stream {
         self.body_ended = matches!(framing, Framing::None | Framing::Length(0));
     }
 
+    /// The body is read as data alone, from its first byte on.
+    pub fn want_data(&mut self) {
+        self.as_data = true;
+    }
+
+    /// The trailers of a body that was read as data, once it has ended.
+    pub fn trailers(&self) -> Option<Store> {
+        self.trailers.clone()
+    }
+
     pub fn is_body_ended(&self) -> bool {
         self.body_ended
     }
 
-    /// Frames as they come, made chunks where the length was not declared.
+    /// Frames as they come, made chunks where the length was not declared, unless data is wanted.
     pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Buffer>, Cause>> {
-        let chunked = self.framing == Framing::Chunked;
+        let chunked = self.framing == Framing::Chunked && !self.as_data;
         let mut piece = Buffer::borrow(&self.buffers);
         while !self.body_ended && piece.is_empty() {
             match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
@@ -109,17 +127,12 @@ impl Stream {
 
     fn end_body(&mut self, piece: &mut Buffer, trailers: Option<HeaderMap>) {
         self.body_ended = true;
-        if self.framing != Framing::Chunked {
-            return;
+        let trailers = trailers.map(|trailers| store_of(&trailers));
+        if self.as_data {
+            self.trailers = trailers;
+        } else if self.framing == Framing::Chunked {
+            write::last_chunk(piece, trailers.as_ref());
         }
-        let Some(trailers) = trailers else { return piece.extend(write::LAST_CHUNK) };
-        piece.extend(b"0\r\n");
-        for (name, value) in &trailers {
-            if is_trailer(name.as_str().as_bytes()) {
-                write::field(piece, name.as_str().as_bytes(), value.as_bytes());
-            }
-        }
-        piece.extend(b"\r\n");
     }
 
     pub fn begin(&mut self, line: &Line<'_>, fields: impl FnOnce(Sink<'_>)) {
@@ -151,14 +164,7 @@ impl Stream {
     }
 
     pub fn finish(&mut self, trailers: Option<Store>) {
-        self.slot.trailers.replace(trailers.map(|store| {
-            let fields = store.fields();
-            let pair = |field: crate::route::fields::Field<'_>| {
-                let name = HeaderName::from_bytes(field.name).ok()?;
-                Some((name, HeaderValue::from_bytes(field.value).ok()?))
-            };
-            fields.iter().filter_map(pair).collect()
-        }));
+        self.slot.trailers.replace(trailers.map(|trailers| map_of(&trailers)));
         self.slot.ended.set(true);
     }
 
@@ -243,47 +249,6 @@ impl Body for Telling {
     }
 }
 
-/// A request's head as HTTP/1 would have brought it.
-fn head(parts: &Parts, ended: bool, heads: &Heads) -> RequestHead {
-    let mut store = heads.borrow();
-    let authority = parts.uri.authority().map_or("", |authority| authority.as_str());
-    store.bytes.extend_from_slice(authority.as_bytes());
-    let after_authority = store.bytes.len() as u32;
-    let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
-    store.bytes.extend_from_slice(target.as_bytes());
-    let after_target = store.bytes.len() as u32;
-    for (name, value) in &parts.headers {
-        if *name != header::COOKIE {
-            store.push(name.as_str().as_bytes(), value.as_bytes());
-        }
-    }
-    // RFC 9113 8.2.3: crumbs of a Cookie are joined before they go to HTTP/1.1.
-    let crumbs: Vec<_> =
-        parts.headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if !crumbs.is_empty() {
-        store.push(b"cookie", &crumbs.join(&b"; "[..]));
-    }
-    // The h2 crate has refused a length that is none or that the frames contradict.
-    let length = parts.headers.get(header::CONTENT_LENGTH);
-    let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
-    let framing = match (ended, length) {
-        (true, None) => Framing::None,
-        (true, Some(length)) | (false, Some(length)) => Framing::Length(length),
-        (false, None) => Framing::Chunked,
-    };
-    RequestHead {
-        method: parts.method.clone(),
-        version: Version::Http2,
-        framing,
-        keep_alive: true,
-        expects_continue: false,
-        authority: 0..after_authority,
-        target: after_authority..after_target,
-        path_len: RequestHead::path_len(target),
-        store,
-    }
-}
-
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -329,6 +294,8 @@ pub async fn serve(
             framing: Framing::None,
             left_allowed: u64::MAX,
             body_ended: true,
+            as_data: false,
+            trailers: None,
             buffers: means.buffers.clone(),
             slot: slot.clone(),
         };
@@ -344,6 +311,8 @@ pub async fn serve(
     let mut conn = pin!(
         http2::Builder::new(streams)
             .max_concurrent_streams(STREAMS)
+            .max_pending_accept_reset_streams(Some(TAKEN_BACK))
+            .max_local_error_reset_streams(Some(MISTAKES))
             .max_header_list_size(head_bytes)
             .serve_connection(io, service)
     );
@@ -357,8 +326,15 @@ pub async fn serve(
                 told = true;
                 conn.as_mut().graceful_shutdown();
             }
-            if let Poll::Ready(done) = conn.as_mut().poll(cx) {
-                return Poll::Ready(if done.is_ok() { End::Done } else { End::Broken });
+            match conn.as_mut().poll(cx) {
+                Poll::Ready(Ok(())) => return Poll::Ready(End::Done),
+                Poll::Ready(Err(error)) => {
+                    if let Some(at) = blamed(&error) {
+                        session.cells().http2_errors[at].inc();
+                    }
+                    return Poll::Ready(End::Broken);
+                }
+                Poll::Pending => {}
             }
             if session.deadline.poll(cx).is_pending() {
                 return Poll::Pending;

@@ -1,0 +1,122 @@
+//! What an attempt goes over: a connection that rests, room on one that is shared, or a fresh one, and of
+//! which protocol that is.
+//!
+//! Says why there is none; whom that speaks against is not its matter. Nothing of the request is sent here.
+
+use std::rc::Rc;
+
+use super::attempt::Attempt;
+use super::dial::{dial, within};
+use crate::config::model::{Protocol, Timeouts};
+use crate::forward::backend_stream::{BackendStream, Offer};
+use crate::forward::http::exchange::Clocks;
+use crate::forward::http::h2::backend::Stream;
+use crate::forward::http::h2::connections::{self, SharedConn};
+use crate::forward::http::meter::Meter;
+use crate::forward::http::{Back, BackendConn};
+use crate::outcome::Cause;
+use crate::pool::Lease;
+use crate::timer::Elapsed;
+
+impl Attempt<'_> {
+    /// A connection that rests since an earlier request, or one that is shared. A protocol is changed on a
+    /// fresh one.
+    pub(super) fn kept(&self, lease: &Lease) -> Option<Back> {
+        let worker = &self.client.worker;
+        let (id, now, careful) = (lease.backend().id, worker.wheel.now(), !self.plan.ask.safe);
+        if self.upgrade.is_some() {
+            return None;
+        }
+        let tls = lease.tls().map(|tls| &tls.config);
+        let owner = self.client.owner(lease.picker().pool());
+        let alone = || worker.idle.take(id, owner, now, careful, tls).map(Back::H1);
+        let shared = || worker.shared_conns.take(id, now, careful, tls).map(Back::H2);
+        match lease.picker().pool().config.protocol {
+            Protocol::Http1 => alone(),
+            Protocol::H2 | Protocol::H2c => shared(),
+            Protocol::Auto => shared().or_else(alone),
+        }
+    }
+
+    /// A fresh connection; or room on a shared one that was made meanwhile.
+    pub(super) async fn connect(&self, lease: &Lease, clocks: &Clocks) -> Result<Back, Cause> {
+        match lease.picker().pool().config.protocol {
+            Protocol::Http1 => self.alone(lease, clocks, Offer::Protocol).await,
+            // Only HTTP/1.1 has what was asked for.
+            Protocol::Auto if self.upgrade.is_some() => {
+                self.alone(lease, clocks, Offer::Http1).await
+            }
+            Protocol::H2 | Protocol::H2c | Protocol::Auto => self.shared(lease, clocks).await,
+        }
+    }
+
+    async fn alone(&self, lease: &Lease, clocks: &Clocks, offer: Offer) -> Result<Back, Cause> {
+        let worker = &self.client.worker;
+        let introduction = self.client.introduction(&lease.picker().pool().config, None);
+        let opening = introduction.as_deref();
+        let stream = dial(worker, lease, clocks, &self.plan.timeouts, (opening, offer)).await?;
+        Ok(self.own(lease, stream))
+    }
+
+    fn own(&self, lease: &Lease, stream: BackendStream) -> Back {
+        let owner = self.client.owner(lease.picker().pool());
+        let conn = BackendConn::new(stream, lease.shared_backend(), self.client.worker.id, owner);
+        Back::H1(Box::new(conn))
+    }
+
+    /// Whoever comes while a connection is being made waits for that one.
+    async fn shared(&self, lease: &Lease, clocks: &Clocks) -> Result<Back, Cause> {
+        let (worker, id) = (&self.client.worker, lease.backend().id);
+        let Timeouts { connect, tls_handshake, .. } = self.plan.timeouts;
+        let tls = lease.tls().map(|tls| &tls.config);
+        let most = if tls.is_some() { connect + tls_handshake } else { connect };
+        let making = loop {
+            if let Some(making) = worker.shared_conns.make(id) {
+                break making;
+            }
+            let made = worker.shared_conns.made(id);
+            in_time(clocks, within(clocks, most, made).await)?;
+            if let Some(stream) = worker.shared_conns.take(id, worker.wheel.now(), false, tls) {
+                return Ok(Back::H2(stream));
+            }
+        };
+        let pool = &lease.picker().pool().config;
+        // No PROXY header: `validate` has seen to that.
+        let dialled = dial(worker, lease, clocks, &self.plan.timeouts, (None, Offer::Protocol));
+        let stream = dialled.await?;
+        match (pool.protocol, stream.alpn()) {
+            (Protocol::H2c, _) | (_, Some(b"h2")) => {}
+            (Protocol::Auto | Protocol::Http1, _) => {
+                making.alone();
+                return Ok(self.own(lease, stream));
+            }
+            // It does not speak what it is to speak.
+            (Protocol::H2, _) => return Err(Cause::Tls),
+        }
+        let conn = self.begin(lease, stream);
+        let conn = in_time(clocks, within(clocks, most, conn).await)??;
+        // With no reuse at all, this is the one request that it carries.
+        Ok(Back::H2(match pool.keepalive.max_idle {
+            0 => {
+                making.alone();
+                Stream::new(conn)
+            }
+            _ => making.done(conn),
+        }))
+    }
+
+    async fn begin(&self, lease: &Lease, stream: BackendStream) -> Result<Rc<SharedConn>, Cause> {
+        let worker = &self.client.worker;
+        let meter = Meter::new(lease.shared_backend(), worker.id);
+        let keep = lease.picker().pool().config.keepalive.idle_timeout;
+        let tls = lease.tls().map(|tls| tls.config.clone());
+        connections::begin(stream, meter, &worker.wheel, keep, tls).await
+    }
+}
+
+fn in_time<T>(clocks: &Clocks, done: Result<T, Elapsed>) -> Result<T, Cause> {
+    done.map_err(|Elapsed| match clocks.step.is_cut() {
+        true => Cause::Released,
+        false => Cause::ConnectTimeout,
+    })
+}

@@ -1,0 +1,13 @@
+//! HTTP/2, both roles: clients come through hyper ([`client`]), backends are asked through the h2 crate
+//! beneath it ([`backend`], on connections that many requests share: [`connections`]).
+//!
+//! Towards backends hyper would put a task and a queue between a request and its stream; here whoever waits
+//! for an answer polls the stream itself, as with HTTP/1, so that nothing is read that has nowhere to go.
+
+pub mod backend;
+pub mod client;
+pub mod connections;
+mod request;
+
+pub use client::{End, Means, Story, Stream, serve};
+pub use connections::SharedConns;
