@@ -16,9 +16,7 @@ use crate::health::outlier::Why;
 use crate::health::probe::Failure;
 use crate::lifecycle::phase::Phase;
 use crate::lifecycle::status::Status;
-use crate::observe::cells::{
-    ByCause, ByClass, CLASSES, HTTP2_ERRORS, PassiveCells, PerWorker, RETRIED_STATUSES,
-};
+use crate::observe::cells::{ByCause, ByClass, CLASSES, PassiveCells, PerWorker, RETRIED_STATUSES};
 use crate::observe::metrics::{self, BackendFact, PoolFact, ProcessFact, Source, Verdict};
 use crate::outcome::{Cause, Side};
 use crate::pool::{Pool, Reason};
@@ -141,7 +139,7 @@ impl Scene {
                     }
                 }
                 Source::ListenerHttp2Errors => {
-                    for (at, label) in HTTP2_ERRORS.into_iter().enumerate() {
+                    for (at, label) in crate::observe::cells::HTTP2_ERRORS.into_iter().enumerate() {
                         rows.count(&[name, label], cells.sum(|cells| cells.http2_errors[at].get()));
                     }
                 }

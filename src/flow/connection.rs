@@ -372,7 +372,8 @@ mod tests {
     fn connections_and_requests_stay_small() {
         let (idle, story) = (size(http), size_of_story(request::serve));
         assert!(idle <= 352, "an idle HTTP connection's task: {idle} bytes");
-        assert!(story <= 1776, "a request's story: {story} bytes");
+        // What goes to a backend says of which protocol it is, in several places: a word each.
+        assert!(story <= 1848, "a request's story: {story} bytes");
         assert!(size_of::<ClientConn>() <= 192, "{}", size_of::<ClientConn>());
     }
 }
