@@ -109,7 +109,7 @@ fn http(
     mut conn: ClientConn,
     bounds: Bounds,
 ) -> impl Future<Output = ()> + 'static {
-    let mut first = true;
+    let mut first = client.secure.as_ref().is_none_or(|secure| !secure.h1_only);
     async move {
         loop {
             let next = conn.next(&bounds, &client.worker.heads, first).await;
@@ -348,7 +348,12 @@ async fn relay(
     let _open = cells.open.while_held();
     let Worker { buffers, pipes, .. } = &*client.worker;
     let relay = tcp::relay(stream, backend, buffers, pipes, &session.deadline, idle, count);
-    session.unless_cut(relay).await
+    let end = session.unless_cut(relay).await;
+    if end.is_none() {
+        // Cut in the middle: TLS must not say that this was all.
+        backend.break_off();
+    }
+    end
 }
 
 #[cfg(test)]

@@ -46,6 +46,8 @@ pub struct Entered {
 pub struct Secure {
     /// It has settled for HTTP/2.
     pub h2: bool,
+    /// It has settled for HTTP/1.1, or nothing else is spoken here: not even by prior knowledge.
+    pub h1_only: bool,
     /// The value of Strict-Transport-Security (RFC 6797 6.1).
     pub hsts: Option<Box<str>>,
     /// Whom its certificate names, where backends are told.
@@ -170,6 +172,11 @@ async fn secure(
         return Err(Ended::AsItShould); // such a handshake is the whole conversation (RFC 8737 3)
     }
     let peer = Peer::of(stream.get_ref().1);
+    // Two readers verify and read it; who is known to one of them alone is known to nobody.
+    if peer.is_none() && stream.get_ref().1.peer_certificates().is_some() {
+        let error = rustls::Error::from(rustls::CertificateError::BadEncoding);
+        return Err(Ended::Failed(io::Error::new(io::ErrorKind::InvalidData, error)));
+    }
     // The session was resumed, and its certificate has run out in the meantime.
     if peer.as_ref().is_some_and(|peer| peer.not_after < SystemTime::now()) {
         let error = rustls::Error::from(rustls::CertificateError::Expired);
@@ -178,8 +185,10 @@ async fn secure(
     let config = listener.config.tls.as_ref();
     let tells = config.and_then(|tls| tls.client_auth.as_ref()).is_some_and(|auth| auth.headers);
     let hsts = config.and_then(|tls| tls.hsts);
+    let h2_offered = config.is_some_and(|tls| tls.alpn.contains(&Alpn::H2));
     let secure = Secure {
-        h2: alpn == Some(b"h2") && config.is_some_and(|tls| tls.alpn.contains(&Alpn::H2)),
+        h1_only: alpn == Some(b"http/1.1") || !h2_offered,
+        h2: alpn == Some(b"h2") && h2_offered,
         hsts: hsts.map(|age| format!("max-age={}", age.as_secs()).into()),
         peer: peer.filter(|_| tells),
     };

@@ -4,6 +4,7 @@
 //! Says why there is none; whom that speaks against is not its matter. Nothing of the request is sent here.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::attempt::Attempt;
 use super::dial::{dial, within};
@@ -14,7 +15,7 @@ use crate::forward::http::h2::backend::Stream;
 use crate::forward::http::h2::connections::{self, SharedConn};
 use crate::forward::http::meter::Meter;
 use crate::forward::http::{Back, BackendConn};
-use crate::outcome::Cause;
+use crate::outcome::{Cause, Side};
 use crate::pool::Lease;
 use crate::timer::Elapsed;
 
@@ -75,26 +76,32 @@ impl Attempt<'_> {
                 break making;
             }
             let made = worker.shared_conns.made(id);
-            in_time(clocks, within(clocks, most, made).await)?;
+            let failed = in_time(clocks, within(clocks, most, made).await)?;
             if let Some(stream) = worker.shared_conns.take(id, worker.wheel.now(), false, tls) {
                 return Ok(Back::H2(stream));
             }
+            // Else they would fail one after the other.
+            if let Some(cause) = failed {
+                return Err(cause);
+            }
         };
-        let pool = &lease.picker().pool().config;
-        // No PROXY header: `validate` has seen to that.
-        let dialled = dial(worker, lease, clocks, &self.plan.timeouts, (None, Offer::Protocol));
-        let stream = dialled.await?;
-        match (pool.protocol, stream.alpn()) {
-            (Protocol::H2c, _) | (_, Some(b"h2")) => {}
-            (Protocol::Auto | Protocol::Http1, _) => {
+        let made = match self.make(lease, clocks, most).await {
+            Ok(made) => made,
+            Err(cause) => {
+                if cause.side() == Side::Backend && !clocks.is_over() {
+                    making.failed(cause);
+                }
+                return Err(cause);
+            }
+        };
+        let conn = match made {
+            Made::Shared(conn) => conn,
+            Made::Alone(stream) => {
                 making.alone();
                 return Ok(self.own(lease, stream));
             }
-            // It does not speak what it is to speak.
-            (Protocol::H2, _) => return Err(Cause::Tls),
-        }
-        let conn = self.begin(lease, stream);
-        let conn = in_time(clocks, within(clocks, most, conn).await)??;
+        };
+        let pool = &lease.picker().pool().config;
         // With no reuse at all, this is the one request that it carries.
         Ok(Back::H2(match pool.keepalive.max_idle {
             0 => {
@@ -105,6 +112,21 @@ impl Attempt<'_> {
         }))
     }
 
+    async fn make(&self, lease: &Lease, clocks: &Clocks, most: Duration) -> Result<Made, Cause> {
+        let worker = &self.client.worker;
+        // No PROXY header: `validate` has seen to that.
+        let dialled = dial(worker, lease, clocks, &self.plan.timeouts, (None, Offer::Protocol));
+        let stream = dialled.await?;
+        match (lease.picker().pool().config.protocol, stream.alpn()) {
+            (Protocol::H2c, _) | (_, Some(b"h2")) => {}
+            (Protocol::Auto | Protocol::Http1, _) => return Ok(Made::Alone(stream)),
+            // It does not speak what it is to speak.
+            (Protocol::H2, _) => return Err(Cause::Tls),
+        }
+        let conn = self.begin(lease, stream);
+        Ok(Made::Shared(in_time(clocks, within(clocks, most, conn).await)??))
+    }
+
     async fn begin(&self, lease: &Lease, stream: BackendStream) -> Result<Rc<SharedConn>, Cause> {
         let worker = &self.client.worker;
         let meter = Meter::new(lease.shared_backend(), worker.id);
@@ -112,6 +134,13 @@ impl Attempt<'_> {
         let tls = lease.tls().map(|tls| tls.config.clone());
         connections::begin(stream, meter, &worker.wheel, keep, tls).await
     }
+}
+
+/// What a backend's connection has turned out to be.
+enum Made {
+    Shared(Rc<SharedConn>),
+    /// Of HTTP/1.1.
+    Alone(BackendStream),
 }
 
 fn in_time<T>(clocks: &Clocks, done: Result<T, Elapsed>) -> Result<T, Cause> {

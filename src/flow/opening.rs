@@ -44,12 +44,17 @@ pub async fn read(
     stream: &mut ClientStream,
 ) -> Result<Opening, Cause> {
     let refuses = refuses_headers(client, here);
-    let mut early = Buffer::borrow(&client.worker.buffers);
+    let mut held: Option<Buffer> = None;
     let reading = poll_fn(|cx| {
         loop {
+            let early = held.get_or_insert_with(|| Buffer::borrow(&client.worker.buffers));
             let came = match early.poll_fill(cx, stream) {
                 Poll::Ready(came) => came.map_err(|_| Cause::ClientGone)?,
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    // As long as it says nothing it costs no buffer.
+                    held.take_if(|early| early.is_empty());
+                    return Poll::Pending;
+                }
             };
             client.session.count_received(came);
             if refuses && proxy::is_header(early.data()) == Some(true) {
@@ -77,7 +82,7 @@ pub async fn read(
         None => return Err(Cause::Shutdown),
     };
     let name = hello.as_ref().and_then(|hello| hello.server_name.as_deref());
-    Ok(Opening { taken: streams.find(name), hello, early: Some(early) })
+    Ok(Opening { taken: streams.find(name), hello, early: held })
 }
 
 /// Some clients of this listener begin with a PROXY header, and this one must not.

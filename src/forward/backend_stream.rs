@@ -104,6 +104,11 @@ impl BackendStream {
     pub fn reset_on_close(&mut self) {
         // A socket that is already broken needs no reset.
         let _ = SockRef::from(self.socket()).set_linger(Some(Duration::ZERO));
+        self.break_off();
+    }
+
+    /// When it is dropped TLS does not say that all was said.
+    pub fn break_off(&mut self) {
         if let BackendStream::Tls(tls) = self {
             tls.broken = true;
         }

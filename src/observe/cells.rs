@@ -278,6 +278,9 @@ pub struct ListenerCells {
 pub const HTTP2_ERRORS: [&str; 6] =
     ["enhance_your_calm", "protocol", "flow_control", "frame_size", "compression", "other"];
 
+/// The place of `enhance_your_calm` there.
+pub const CALM: usize = 0;
+
 /// What one worker counts for one pool.
 #[derive(Debug, Default)]
 pub struct PoolCells {

@@ -163,13 +163,16 @@ impl Stream {
                 let (parts, down) = answer.into_parts();
                 let answer = Response::from_parts(parts, ());
                 let framing = framing(&answer, to_head, down.is_end_stream());
-                self.ended = down.is_end_stream();
+                // Where no body belongs, an empty frame may still follow that says so.
+                let bare = matches!(framing, Framing::None | Framing::Length(0));
+                self.ended = down.is_end_stream() || bare;
                 self.down = Some(down);
                 Poll::Ready(Ok(head(&answer, framing, heads)))
             }
             Err(error) => {
                 self.unprocessed |= is_unprocessed(&error);
-                self.lost |= self.unprocessed || error.is_io();
+                // A stream that was refused tells nothing of its connection.
+                self.lost |= error.is_go_away() || error.is_io();
                 Poll::Ready(Err(cause(&error)))
             }
         }

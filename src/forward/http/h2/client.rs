@@ -1,9 +1,8 @@
 //! HTTP/2 clients, through hyper: their requests become heads like any other, and the story of each
-//! request goes on inside the body that hyper polls for its answer.
+//! request goes on in the task in which hyper polls the stream, for its answer's body or beside it.
 //!
-//! So a stream needs no task of its own, and one that the client resets takes its whole story with it.
+//! A stream that the client resets takes its whole story with it.
 
-use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -14,13 +13,13 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
-use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 
 use super::backend::{map_of, store_of};
 use super::request::{blamed, head};
+use super::told::{BrokeOff, Slot, Story, Streams, Telling, Told};
 use crate::forward::buffer::Buffer;
 use crate::forward::buffers::Buffers;
 use crate::forward::http::front::{Line, Sink};
@@ -30,6 +29,7 @@ use crate::forward::http::head::{Framing, Heads, RequestHead};
 use crate::forward::http::io::Counted;
 use crate::forward::session::Session;
 use crate::listen::ClientStream;
+use crate::observe::cells::CALM;
 use crate::outcome::Cause;
 use crate::route::fields::Store;
 use crate::timer::{Deadline, Wheel};
@@ -41,6 +41,14 @@ const STREAMS: u32 = 128;
 /// connection: beyond them it is closed (rapid reset, CVE-2023-44487, and what came after it).
 const TAKEN_BACK: usize = 32;
 const MISTAKES: usize = 128;
+
+/// What a client may send ahead: of one stream, and of all. Those whose backends take nothing must not keep
+/// the others waiting.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const WINDOW: u32 = 16 * STREAM_WINDOW;
+
+/// What of an answer waits for a client that takes nothing, in hyper.
+const SEND_BYTES: usize = 64 * 1024;
 
 /// The client's side of one request.
 pub struct Stream {
@@ -55,19 +63,6 @@ pub struct Stream {
     buffers: Buffers,
     slot: Rc<Slot>,
 }
-
-/// What the story has for hyper, one thing at a time.
-#[derive(Default)]
-struct Slot {
-    head: RefCell<Option<Response<()>>>,
-    frame: RefCell<Option<Frame<Bytes>>>,
-    trailers: RefCell<Option<HeaderMap>>,
-    /// The body is whole, but for what is still here.
-    ended: Cell<bool>,
-}
-
-/// A request from its head to the last byte of its answer. It ends early where something broke.
-pub type Story = Pin<Box<dyn Future<Output = ()>>>;
 
 impl Stream {
     pub fn buffers(&self) -> &Buffers {
@@ -168,9 +163,10 @@ impl Stream {
         self.slot.ended.set(true);
     }
 
-    /// Whoever takes what is there asks again by himself.
+    /// Whoever takes what is there asks again by himself; but for the last, which nothing follows.
     pub fn poll_flush(&self) -> Poll<Result<(), Cause>> {
-        match self.slot.frame.borrow().is_some() {
+        let handed = self.slot.handed.get() && !self.slot.ended.get();
+        match handed || self.slot.frame.borrow().is_some() {
             true => Poll::Pending,
             false => Poll::Ready(Ok(())),
         }
@@ -180,72 +176,6 @@ impl Stream {
 impl fmt::Debug for Stream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Stream").field("framing", &self.framing).finish_non_exhaustive()
-    }
-}
-
-/// An answer's body, as hyper polls it.
-struct Telling {
-    /// `None` once it has been told to its end.
-    story: Option<Story>,
-    slot: Rc<Slot>,
-}
-
-/// The answer broke off; hyper resets the stream for it.
-#[derive(Debug, thiserror::Error)]
-#[error("the answer broke off")]
-struct BrokeOff;
-
-impl Telling {
-    fn poll_story(&mut self, cx: &mut Context<'_>) {
-        if let Some(story) = &mut self.story
-            && story.as_mut().poll(cx).is_ready()
-        {
-            self.story = None;
-        }
-    }
-
-    /// Until the answer's head is there.
-    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<()>, BrokeOff>> {
-        self.poll_story(cx);
-        match self.slot.head.take() {
-            Some(head) => Poll::Ready(Ok(head)),
-            None if self.story.is_none() => Poll::Ready(Err(BrokeOff)),
-            None => Poll::Pending,
-        }
-    }
-}
-
-impl Body for Telling {
-    type Data = Bytes;
-    type Error = BrokeOff;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BrokeOff>>> {
-        let this = self.get_mut();
-        if this.slot.frame.borrow().is_none() {
-            this.poll_story(cx);
-        }
-        if let Some(frame) = this.slot.frame.take() {
-            // What has been handed over may have been the last: the story hears of it now.
-            this.poll_story(cx);
-            return Poll::Ready(Some(Ok(frame)));
-        }
-        if this.slot.ended.get() {
-            let trailers = this.slot.trailers.take();
-            return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
-        }
-        match this.story {
-            Some(_) => Poll::Pending,
-            None => Poll::Ready(Some(Err(BrokeOff))),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        let slot = &self.slot;
-        let empty = slot.frame.borrow().is_none() && slot.trailers.borrow().is_none();
-        slot.ended.get() && empty
     }
 }
 
@@ -280,12 +210,11 @@ pub async fn serve(
     session.rest(bounds.client_idle);
     let io = TokioIo::new(Counted::new(stream, session.clone(), ahead));
     let head_bytes = u32::try_from(bounds.head.bytes).unwrap_or(u32::MAX);
-    let streams = Streams::default();
-    let next = streams.next.clone();
+    let streams = Streams::new(session.clone());
+    let (next, calm) = (streams.next.clone(), streams.calm.clone());
     let wheel = means.wheel.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let deadline = Deadline::new(&wheel);
-        next.replace(Some(deadline.clone()));
         let (parts, incoming) = request.into_parts();
         let slot = Rc::<Slot>::default();
         let head = head(&parts, incoming.is_end_stream(), &means.heads);
@@ -299,7 +228,9 @@ pub async fn serve(
             buffers: means.buffers.clone(),
             slot: slot.clone(),
         };
-        let mut telling = Some(Telling { story: Some(tell(head, stream, deadline)), slot });
+        let told = Told::new(tell(head, stream, deadline.clone()), slot);
+        next.replace(Some((deadline, told.clone())));
+        let mut telling = Some(Telling(told));
         poll_fn(move |cx| {
             let Some(told) = &mut telling else { return Poll::Pending };
             let head = ready!(told.poll_head(cx))?;
@@ -314,6 +245,9 @@ pub async fn serve(
             .max_pending_accept_reset_streams(Some(TAKEN_BACK))
             .max_local_error_reset_streams(Some(MISTAKES))
             .max_header_list_size(head_bytes)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(WINDOW)
+            .max_send_buf_size(SEND_BYTES)
             .serve_connection(io, service)
     );
     let mut told = false;
@@ -321,6 +255,10 @@ pub async fn serve(
         loop {
             if session.is_cut() {
                 return Poll::Ready(End::Cut);
+            }
+            if calm.is_lost() {
+                session.cells().http2_errors[CALM].inc();
+                return Poll::Ready(End::Broken);
             }
             if session.is_leaving() && !told {
                 told = true;
@@ -348,26 +286,4 @@ pub async fn serve(
         }
     })
     .await
-}
-
-/// Runs hyper's streams as tasks of the thread that their connection lives on, each under its request's
-/// deadline: while a client takes nothing hyper asks for nothing more, and the story itself cannot see
-/// its time pass.
-#[derive(Clone, Debug, Default)]
-struct Streams {
-    /// Left by the service for the stream that hyper is about to start.
-    next: Rc<RefCell<Option<Deadline>>>,
-}
-
-impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
-    fn execute(&self, stream: F) {
-        let Some(deadline) = self.next.take() else {
-            tokio::task::spawn_local(stream);
-            return;
-        };
-        tokio::task::spawn_local(async move {
-            // Dropping the stream resets it.
-            let _ = deadline.bound(stream).await;
-        });
-    }
 }

@@ -62,6 +62,9 @@ struct OfBackend {
     alone: bool,
     /// For those who wait for it.
     made: Rc<Notify>,
+    /// How many were begun, and which of them failed last, and of what.
+    begun: u64,
+    failed: Option<(u64, Cause)>,
 }
 
 /// One connection, as its requests see it. It ends when nobody holds it any more.
@@ -165,6 +168,11 @@ impl Making {
         Stream::new(conn)
     }
 
+    /// The backend has let it fail, for all who wait for it.
+    pub fn failed(self, cause: Cause) {
+        self.of.with(self.backend, |of| of.failed = Some((of.begun, cause)));
+    }
+
     /// It is made, and nobody else's.
     pub fn alone(self) {
         self.of.with(self.backend, |of| of.alone = true);
@@ -204,8 +212,11 @@ impl SharedConns {
 
     /// Leave to make a further one; `None` while another is being made.
     pub fn make(&self, backend: u64) -> Option<Making> {
-        let free =
-            self.with(backend, |of| of.alone || !std::mem::replace(&mut of.connecting, true));
+        let free = self.with(backend, |of| {
+            let free = of.alone || !std::mem::replace(&mut of.connecting, true);
+            of.begun += u64::from(free);
+            free
+        });
         free.then(|| Making { of: self.clone(), backend })
     }
 
@@ -213,10 +224,13 @@ impl SharedConns {
         work(self.0.borrow_mut().entry(backend).or_default())
     }
 
-    /// Done when the one that is being made is there, or will not be.
-    pub async fn made(&self, backend: u64) {
-        let made = self.0.borrow_mut().entry(backend).or_default().made.clone();
+    /// Done when the one that is being made is there, or will not be; then of what it failed, if that was
+    /// the backend's doing.
+    pub async fn made(&self, backend: u64) -> Option<Cause> {
+        let (made, waits_for) = self.with(backend, |of| (of.made.clone(), of.begun));
         made.notified().await;
+        let failed = self.with(backend, |of| of.failed);
+        failed.filter(|(begun, _)| *begun >= waits_for).map(|(_, cause)| cause)
     }
 
     /// Of the connections to a backend that rest, no more than `most` are kept.

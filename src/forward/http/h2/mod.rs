@@ -8,6 +8,8 @@ pub mod backend;
 pub mod client;
 pub mod connections;
 mod request;
+mod told;
 
-pub use client::{End, Means, Story, Stream, serve};
+pub use client::{End, Means, Stream, serve};
 pub use connections::SharedConns;
+pub use told::Story;
