@@ -55,6 +55,8 @@ fn a_change_of_state_is_one_event_and_one_count() {
         });
         b.healthy(true);
         proxy.wait_serving("web", 2, PATIENCE);
+        // The log comes by a pipe of its own.
+        eventually("the event is told", PATIENCE, || changes(&proxy).0.len() > 2 * round);
         let (told, counted) = changes(&proxy);
         assert_eq!(told.len(), 1 + 2 * round, "{told:?}");
         assert_eq!(counted, 1 + 2 * round);
