@@ -81,14 +81,18 @@ impl Machine {
         self.failures
     }
 
-    /// How long from `now` until the next order; none: it is time. A clock that was set back does not
-    /// keep a certificate waiting for longer than its plan.
+    /// How long from `now` until the next order; none: it is time.
     pub fn wait(&self, now: SystemTime) -> Duration {
-        let planned = self.last.and_then(|last| self.due.duration_since(last).ok());
-        let wait = self.due.duration_since(now).unwrap_or_default();
-        match (self.last, planned) {
-            (Some(last), Some(planned)) if now < last => planned,
-            _ => wait,
+        self.due.duration_since(now).unwrap_or_default()
+    }
+
+    /// To be told the time before it is asked for a wait: a clock that was set back keeps nothing
+    /// waiting for longer than was planned, from now on.
+    pub fn rebase(&mut self, now: SystemTime) {
+        if let Some(last) = self.last.filter(|last| now < *last) {
+            let planned = self.due.duration_since(last).unwrap_or_default();
+            self.last = Some(now);
+            self.due = now + planned;
         }
     }
 
@@ -184,7 +188,17 @@ mod tests {
         let now = at(1_000_000_000);
         let mut machine = Machine::new(None, now, 0.0);
         machine.failed(Failure::Refused, now, 0.5);
-        assert_eq!(machine.wait(now - DAY * 400).as_secs(), 60);
+        let mut now = now - DAY * 400;
+        let back = now;
+        for _ in 0..6 {
+            machine.rebase(now);
+            if machine.wait(now).is_zero() {
+                break;
+            }
+            now += machine.wait(now).min(Duration::from_secs(25));
+        }
+        assert_eq!(now.duration_since(back).unwrap().as_secs(), 60);
+        assert!(machine.wait(now).is_zero());
     }
 
     #[test]

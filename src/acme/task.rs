@@ -293,8 +293,11 @@ impl Name {
         status.acme().insert(self.domain.clone(), state);
     }
 
-    fn is_due(&self) -> bool {
-        self.machine.borrow().wait(SystemTime::now()).is_zero()
+    fn wait(&self) -> Duration {
+        let now = SystemTime::now();
+        let mut machine = self.machine.borrow_mut();
+        machine.rebase(now);
+        machine.wait(now)
     }
 
     fn got(&self, got: Certificate, shared: &Shared) {
@@ -337,16 +340,15 @@ impl Name {
 /// Keeps one name's certificate, for as long as somebody wants it.
 async fn keep(shared: Rc<Shared>, name: Rc<Name>) {
     loop {
-        let wait = name.machine.borrow().wait(SystemTime::now()).min(LOOK);
         tokio::select! {
-            () = sleep(wait) => {}
+            () = sleep(name.wait().min(LOOK)) => {}
             () = name.nudged.notified() => continue,
         }
         if name.look() {
             name.show(&shared);
             name.tell(&shared.status, None);
         }
-        if name.is_due() {
+        if name.wait().is_zero() {
             // Fails only if it is closed, which it never is.
             let slot = shared.slots.acquire().await;
             let ordered = order(&shared, &name).await;
@@ -382,7 +384,7 @@ async fn order(shared: &Shared, name: &Name) -> Ordered {
     if name.look() {
         name.show(shared);
     }
-    if !name.is_due() {
+    if !name.wait().is_zero() {
         return Ordered::Done(None);
     }
     let Some(first) = name.wanted.borrow().first().cloned() else { return Ordered::Done(None) };
