@@ -57,6 +57,8 @@ pub struct Machine {
     failures: u32,
     /// Of the last order that was made, or tried.
     last: Option<SystemTime>,
+    /// For so long after it the server does not want to be asked, whoever asks for another try.
+    told: Duration,
     due: SystemTime,
 }
 
@@ -64,7 +66,7 @@ impl Machine {
     /// With what is held already. `draw` is from 0 to 1, here and below.
     pub fn new(held: Option<Validity>, now: SystemTime, draw: f64) -> Machine {
         let due = held.map_or(now, |held| held.renewal(draw));
-        Machine { held, failures: 0, last: None, due }
+        Machine { held, failures: 0, last: None, told: Duration::ZERO, due }
     }
 
     /// When the next order is to be made; it may be past.
@@ -118,23 +120,28 @@ impl Machine {
     pub fn failed(&mut self, failure: Failure, now: SystemTime, draw: f64) {
         let doubled =
             |first: Duration| first.saturating_mul(1 << self.failures.min(16)).min(LONGEST);
+        let told = match failure {
+            Failure::Told(after) => after.min(LONGEST_TOLD),
+            Failure::Unreached | Failure::Refused => Duration::ZERO,
+        };
         let wait = match failure {
             Failure::Unreached => doubled(UNREACHED).mul_f64(0.75 + draw / 2.0),
             Failure::Refused => doubled(REFUSED).mul_f64(0.75 + draw / 2.0),
             // Later, but never sooner than it says.
-            Failure::Told(after) => {
-                doubled(REFUSED).max(after.min(LONGEST_TOLD)).mul_f64(1.0 + draw / 4.0)
-            }
+            Failure::Told(_) => doubled(REFUSED).max(told).mul_f64(1.0 + draw / 4.0),
         };
+        self.told = told;
         self.failures = self.failures.saturating_add(1);
         self.last = Some(now);
         self.due = now + wait;
     }
 
-    /// Somebody who may have mended what failed asks for another try.
+    /// Somebody who may have mended what failed asks for another try; it is none that the server
+    /// said not to make.
     pub fn nudge(&mut self, now: SystemTime) {
+        self.rebase(now);
         if let Some(last) = self.last.filter(|_| self.failures > 0) {
-            self.due = self.due.min((last + NUDGED).max(now));
+            self.due = self.due.min((last + NUDGED.max(self.told)).max(now));
         }
     }
 }
@@ -210,6 +217,10 @@ mod tests {
         assert_eq!(machine.wait(now), NUDGED);
         machine.nudge(now + Duration::from_secs(30));
         assert_eq!(machine.wait(now + Duration::from_secs(30)), Duration::ZERO);
+        // What the server said still counts (RFC 8555 6.6).
+        machine.failed(Failure::Told(Duration::from_secs(900)), now, 1.0);
+        machine.nudge(now);
+        assert_eq!(machine.wait(now).as_secs(), 900);
         machine.got(days(now, 90), now, 0.0);
         machine.nudge(now);
         assert_eq!(machine.due(), now + DAY * 60);
