@@ -30,6 +30,11 @@ impl Validity {
         self.not_after.duration_since(self.not_before).unwrap_or_default()
     }
 
+    /// Whether it was made to replace `other`: the one that begins later was, also if it ends sooner.
+    pub fn replaces(&self, other: &Validity) -> bool {
+        (self.not_before, self.not_after) > (other.not_before, other.not_after)
+    }
+
     /// With a third of its life left, or up to a thirtieth sooner: names that began together do not
     /// all renew together, nor do two load balancers that share their state.
     fn renewal(&self, draw: f64) -> SystemTime {
@@ -168,6 +173,14 @@ mod tests {
             assert_eq!(machine.due(), now + DAY * after);
         }
         assert_eq!(Machine::new(None, now, 0.5).wait(now), Duration::ZERO);
+    }
+
+    #[test]
+    fn what_was_made_later_replaces_also_what_ends_later() {
+        let now = at(1_000_000_000);
+        let (long, short) = (days(now, 90), days(now + DAY, 47));
+        assert!(short.replaces(&long) && !long.replaces(&short) && !long.replaces(&long));
+        assert!(long.replaces(&days(now, 47)));
     }
 
     #[test]

@@ -242,10 +242,10 @@ impl Name {
         let read = certificates::of_text(&pem, &path).map_err(|error| error.to_string());
         match read.and_then(|read| certificate::fit(read, &self.domain, SystemTime::now())) {
             Ok(found) => {
-                let later = |held: &Certificate| found.not_after > held.not_after;
+                let validity = certificate::validity_of(&found);
+                let later = |held| validity.replaces(&certificate::validity_of(held));
                 let better = self.held.borrow().as_ref().is_none_or(later);
                 if better {
-                    let validity = certificate::validity_of(&found);
                     self.machine.borrow_mut().found(validity, fastrand::f64());
                     tracing::info!(domain = self.domain, "a kept certificate serves");
                     self.hold(found);
