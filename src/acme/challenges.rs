@@ -126,9 +126,13 @@ impl Drop for Offered {
             Reply::Http { token, .. } => {
                 change(&self.challenges.tokens, |all| drop(all.remove(token)));
             }
-            Reply::Tls { name, .. } => {
-                change(&self.challenges.names.0, |all| drop(all.remove(name)));
-            }
+            Reply::Tls { name, certificate } => change(&self.challenges.names.0, |all| {
+                // Two servers may be at the same name: what the later order put in its place is not
+                // ours to take away.
+                if all.get(name).is_some_and(|now| Arc::ptr_eq(now, certificate)) {
+                    all.remove(name);
+                }
+            }),
         }
     }
 }
@@ -136,6 +140,7 @@ impl Drop for Offered {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::acme::certificate;
 
     #[test]
     fn only_what_is_offered_is_answered_and_only_as_long() {
@@ -151,5 +156,19 @@ mod tests {
         }
         drop(offered);
         assert_eq!(challenges.http(path), None);
+    }
+
+    #[test]
+    fn the_answer_of_a_second_order_for_a_name_outlives_the_first_order() {
+        let challenges = Arc::new(Challenges::default());
+        let offer = |digest| {
+            let certificate = certificate::of_challenge("a.example", &[digest; 32]).unwrap();
+            challenges.offer(Reply::Tls { name: "a.example".into(), certificate })
+        };
+        let (first, second) = (offer(1), offer(2));
+        drop(first);
+        assert!(challenges.names.0.load().contains_key("a.example"));
+        drop(second);
+        assert!(challenges.names.0.load().is_empty());
     }
 }

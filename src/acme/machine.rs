@@ -30,6 +30,11 @@ impl Validity {
         self.not_after.duration_since(self.not_before).unwrap_or_default()
     }
 
+    /// Whether it was made to replace `other`: the one that begins later was, also if it ends sooner.
+    pub fn replaces(&self, other: &Validity) -> bool {
+        (self.not_before, self.not_after) > (other.not_before, other.not_after)
+    }
+
     /// With a third of its life left, or up to a thirtieth sooner: names that began together do not
     /// all renew together, nor do two load balancers that share their state.
     fn renewal(&self, draw: f64) -> SystemTime {
@@ -57,6 +62,8 @@ pub struct Machine {
     failures: u32,
     /// Of the last order that was made, or tried.
     last: Option<SystemTime>,
+    /// For so long after it the server does not want to be asked, whoever asks for another try.
+    told: Duration,
     due: SystemTime,
 }
 
@@ -64,7 +71,7 @@ impl Machine {
     /// With what is held already. `draw` is from 0 to 1, here and below.
     pub fn new(held: Option<Validity>, now: SystemTime, draw: f64) -> Machine {
         let due = held.map_or(now, |held| held.renewal(draw));
-        Machine { held, failures: 0, last: None, due }
+        Machine { held, failures: 0, last: None, told: Duration::ZERO, due }
     }
 
     /// When the next order is to be made; it may be past.
@@ -81,14 +88,18 @@ impl Machine {
         self.failures
     }
 
-    /// How long from `now` until the next order; none: it is time. A clock that was set back does not
-    /// keep a certificate waiting for longer than its plan.
+    /// How long from `now` until the next order; none: it is time.
     pub fn wait(&self, now: SystemTime) -> Duration {
-        let planned = self.last.and_then(|last| self.due.duration_since(last).ok());
-        let wait = self.due.duration_since(now).unwrap_or_default();
-        match (self.last, planned) {
-            (Some(last), Some(planned)) if now < last => planned,
-            _ => wait,
+        self.due.duration_since(now).unwrap_or_default()
+    }
+
+    /// To be told the time before it is asked for a wait: a clock that was set back keeps nothing
+    /// waiting for longer than was planned, from now on.
+    pub fn rebase(&mut self, now: SystemTime) {
+        if let Some(last) = self.last.filter(|last| now < *last) {
+            let planned = self.due.duration_since(last).unwrap_or_default();
+            self.last = Some(now);
+            self.due = now + planned;
         }
     }
 
@@ -114,23 +125,28 @@ impl Machine {
     pub fn failed(&mut self, failure: Failure, now: SystemTime, draw: f64) {
         let doubled =
             |first: Duration| first.saturating_mul(1 << self.failures.min(16)).min(LONGEST);
+        let told = match failure {
+            Failure::Told(after) => after.min(LONGEST_TOLD),
+            Failure::Unreached | Failure::Refused => Duration::ZERO,
+        };
         let wait = match failure {
             Failure::Unreached => doubled(UNREACHED).mul_f64(0.75 + draw / 2.0),
             Failure::Refused => doubled(REFUSED).mul_f64(0.75 + draw / 2.0),
             // Later, but never sooner than it says.
-            Failure::Told(after) => {
-                doubled(REFUSED).max(after.min(LONGEST_TOLD)).mul_f64(1.0 + draw / 4.0)
-            }
+            Failure::Told(_) => doubled(REFUSED).max(told).mul_f64(1.0 + draw / 4.0),
         };
+        self.told = told;
         self.failures = self.failures.saturating_add(1);
         self.last = Some(now);
         self.due = now + wait;
     }
 
-    /// Somebody who may have mended what failed asks for another try.
+    /// Somebody who may have mended what failed asks for another try; it is none that the server
+    /// said not to make.
     pub fn nudge(&mut self, now: SystemTime) {
+        self.rebase(now);
         if let Some(last) = self.last.filter(|_| self.failures > 0) {
-            self.due = self.due.min((last + NUDGED).max(now));
+            self.due = self.due.min((last + NUDGED.max(self.told)).max(now));
         }
     }
 }
@@ -160,6 +176,14 @@ mod tests {
     }
 
     #[test]
+    fn what_was_made_later_replaces_also_what_ends_later() {
+        let now = at(1_000_000_000);
+        let (long, short) = (days(now, 90), days(now + DAY, 47));
+        assert!(short.replaces(&long) && !long.replaces(&short) && !long.replaces(&long));
+        assert!(long.replaces(&days(now, 47)));
+    }
+
+    #[test]
     fn failures_are_tried_again_after_longer_and_longer() {
         let now = at(1_000_000_000);
         for (failure, waits) in [
@@ -184,7 +208,17 @@ mod tests {
         let now = at(1_000_000_000);
         let mut machine = Machine::new(None, now, 0.0);
         machine.failed(Failure::Refused, now, 0.5);
-        assert_eq!(machine.wait(now - DAY * 400).as_secs(), 60);
+        let mut now = now - DAY * 400;
+        let back = now;
+        for _ in 0..6 {
+            machine.rebase(now);
+            if machine.wait(now).is_zero() {
+                break;
+            }
+            now += machine.wait(now).min(Duration::from_secs(25));
+        }
+        assert_eq!(now.duration_since(back).unwrap().as_secs(), 60);
+        assert!(machine.wait(now).is_zero());
     }
 
     #[test]
@@ -196,6 +230,10 @@ mod tests {
         assert_eq!(machine.wait(now), NUDGED);
         machine.nudge(now + Duration::from_secs(30));
         assert_eq!(machine.wait(now + Duration::from_secs(30)), Duration::ZERO);
+        // What the server said still counts (RFC 8555 6.6).
+        machine.failed(Failure::Told(Duration::from_secs(900)), now, 1.0);
+        machine.nudge(now);
+        assert_eq!(machine.wait(now).as_secs(), 900);
         machine.got(days(now, 90), now, 0.0);
         machine.nudge(now);
         assert_eq!(machine.due(), now + DAY * 60);

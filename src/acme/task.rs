@@ -242,10 +242,10 @@ impl Name {
         let read = certificates::of_text(&pem, &path).map_err(|error| error.to_string());
         match read.and_then(|read| certificate::fit(read, &self.domain, SystemTime::now())) {
             Ok(found) => {
-                let later = |held: &Certificate| found.not_after > held.not_after;
+                let validity = certificate::validity_of(&found);
+                let later = |held| validity.replaces(&certificate::validity_of(held));
                 let better = self.held.borrow().as_ref().is_none_or(later);
                 if better {
-                    let validity = certificate::validity_of(&found);
                     self.machine.borrow_mut().found(validity, fastrand::f64());
                     tracing::info!(domain = self.domain, "a kept certificate serves");
                     self.hold(found);
@@ -293,8 +293,11 @@ impl Name {
         status.acme().insert(self.domain.clone(), state);
     }
 
-    fn is_due(&self) -> bool {
-        self.machine.borrow().wait(SystemTime::now()).is_zero()
+    fn wait(&self) -> Duration {
+        let now = SystemTime::now();
+        let mut machine = self.machine.borrow_mut();
+        machine.rebase(now);
+        machine.wait(now)
     }
 
     fn got(&self, got: Certificate, shared: &Shared) {
@@ -337,16 +340,15 @@ impl Name {
 /// Keeps one name's certificate, for as long as somebody wants it.
 async fn keep(shared: Rc<Shared>, name: Rc<Name>) {
     loop {
-        let wait = name.machine.borrow().wait(SystemTime::now()).min(LOOK);
         tokio::select! {
-            () = sleep(wait) => {}
+            () = sleep(name.wait().min(LOOK)) => {}
             () = name.nudged.notified() => continue,
         }
         if name.look() {
             name.show(&shared);
             name.tell(&shared.status, None);
         }
-        if name.is_due() {
+        if name.wait().is_zero() {
             // Fails only if it is closed, which it never is.
             let slot = shared.slots.acquire().await;
             let ordered = order(&shared, &name).await;
@@ -382,7 +384,7 @@ async fn order(shared: &Shared, name: &Name) -> Ordered {
     if name.look() {
         name.show(shared);
     }
-    if !name.is_due() {
+    if !name.wait().is_zero() {
         return Ordered::Done(None);
     }
     let Some(first) = name.wanted.borrow().first().cloned() else { return Ordered::Done(None) };

@@ -3,9 +3,10 @@
 //!
 //! Looks at the files about once a second. What changed is read again once it has been still for one
 //! look, since a pair is written file by file; then a new snapshot is published, of the same
-//! configuration otherwise. A file that cannot be used keeps its good predecessor.
+//! configuration otherwise. A file that cannot be used keeps its good predecessor; one that does not
+//! come to rest keeps only itself waiting.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
 
 use super::reload::Applier;
-use crate::config::model::{Bundle, Certificate, Config, ListenerTls, Name};
+use crate::config::model::{Bundle, Certificate, Config, ListenerTls, Name, TicketKeys};
 use crate::snapshot::Snapshot;
 use crate::tls::certificates::{self, CertificateError};
 use crate::tls::expiry::{self, Stage, Told};
@@ -30,6 +31,8 @@ pub struct Renewal {
     last_look: BTreeMap<PathBuf, Stamp>,
     /// What was wrong when it was last told, by file.
     faults: HashMap<PathBuf, String>,
+    /// Why what was read could not be put in force, when it was last told.
+    refused: Option<String>,
     told: Told<(Name, PathBuf, SystemTime)>,
 }
 
@@ -41,13 +44,15 @@ impl Applier {
         for server in current.listeners.iter().filter_map(|listener| listener.tls.as_ref()) {
             server.rotate_tickets(now);
         }
-        if let Some(renewed) = self.renewal.look(&current.config, &mut Tally::of(&self.status)) {
+        let mut tally = Tally::of(&self.status);
+        if let Some((renewed, news)) = self.renewal.look(&current.config, &mut tally) {
             match self.publisher.build(renewed, &self.addresses) {
                 Ok(snapshot) => {
-                    self.renewal.config = Some(snapshot.config.clone());
+                    let config = snapshot.config.clone();
                     self.publisher.publish(snapshot);
+                    self.renewal.published(config, &news, &mut tally);
                 }
-                Err(error) => tracing::error!(%error, "renewed certificates cannot be taken up"),
+                Err(error) => self.renewal.refused(&error.to_string(), &mut tally),
             }
         }
         self.renewal.warn_of_expiry(&self.current.load(), SystemTime::now());
@@ -81,23 +86,30 @@ impl Renewal {
     }
 
     /// The configuration with what has changed on disk; `None` if nothing has.
-    fn look(&mut self, config: &Arc<Config>, tally: &mut Tally<'_>) -> Option<Config> {
+    fn look(&mut self, config: &Arc<Config>, tally: &mut Tally<'_>) -> Option<(Config, News)> {
         let stamps: BTreeMap<PathBuf, Stamp> = watched(config).map(stamp).collect();
         // Files may have changed while a new configuration was being put in force: they are read once
         // more after each.
         let fresh = !self.config.as_ref().is_some_and(|of| Arc::ptr_eq(of, config));
-        if !fresh && stamps == self.taken_up {
-            self.last_look = stamps;
-            return None;
-        }
-        if !fresh && stamps != self.last_look {
-            self.last_look = stamps;
+        let moves = |(path, stamp): &(&PathBuf, &Stamp)| self.last_look.get(*path) != Some(*stamp);
+        let moving: HashSet<PathBuf> =
+            stamps.iter().filter(|file| !fresh && moves(file)).map(|(p, _)| p.clone()).collect();
+        let new = |(path, stamp): (&PathBuf, &Stamp)| {
+            !moving.contains(path) && self.taken_up.get(path) != Some(stamp)
+        };
+        let read = fresh || stamps.iter().any(new);
+        self.last_look = stamps;
+        if !read {
             return None;
         }
         self.config = Some(config.clone());
-        self.last_look = stamps.clone();
-        self.taken_up = stamps;
-        let mut reader = Reader { tally, before: &self.faults, faults: HashMap::new() };
+        let still = self.last_look.iter().filter(|(path, _)| !moving.contains(*path));
+        self.taken_up = still.map(|(path, stamp)| (path.clone(), *stamp)).collect();
+        // What was wrong with a file that is not read now may still be.
+        let faults = self.faults.iter().filter(|(path, _)| moving.contains(*path));
+        let faults = faults.map(|(path, text)| (path.clone(), text.clone())).collect();
+        let news = News::default();
+        let mut reader = Reader { tally, moving, before: &self.faults, faults, news };
         let mut renewed: Option<Config> = None;
         for (i, listener) in config.listeners.iter().enumerate() {
             let Some(old) = &listener.tls else { continue };
@@ -107,8 +119,26 @@ impl Renewal {
                 config.listeners[i].tls = Some(new);
             }
         }
+        let news = reader.news;
         self.faults = reader.faults;
-        renewed
+        renewed.map(|config| (config, news))
+    }
+
+    /// What was read is in force.
+    fn published(&mut self, config: Arc<Config>, news: &News, tally: &mut Tally<'_>) {
+        self.config = Some(config);
+        self.refused = None;
+        news.tell(tally);
+    }
+
+    /// What was read cannot be put in force, though it was proved: it is read again at the next look.
+    fn refused(&mut self, error: &str, tally: &mut Tally<'_>) {
+        self.config = None;
+        if self.refused.as_deref() != Some(error) {
+            tally.failed();
+            tracing::error!(error, "renewed certificates cannot be taken up");
+            self.refused = Some(error.to_owned());
+        }
     }
 
     fn warn_of_expiry(&mut self, snapshot: &Snapshot, now: SystemTime) {
@@ -139,10 +169,13 @@ impl Renewal {
     }
 }
 
-/// Every file that a listener's TLS was read from, and the folders.
-fn watched(config: &Config) -> impl Iterator<Item = &Path> {
+/// Every file that a listener's TLS was read from, the folders, and whatever pairs are in these: one that
+/// was bad at first may be mended where it stands, of which the folder shows nothing.
+fn watched(config: &Config) -> impl Iterator<Item = PathBuf> {
     let all = config.listeners.iter().filter_map(|listener| listener.tls.as_ref());
     all.flat_map(|tls| {
+        let in_folder = tls.certificate_dir.iter().flat_map(|dir| certificates::folder(dir));
+        let in_folder = in_folder.flatten().flat_map(|(cert, key)| [cert, key]);
         let pairs = tls.certificates.iter().flat_map(|c| [&*c.cert, &*c.key]);
         let auth = tls.client_auth.iter();
         let bundles = auth.flat_map(|auth| [Some(&auth.ca), auth.crl.as_ref()]).flatten();
@@ -150,25 +183,56 @@ fn watched(config: &Config) -> impl Iterator<Item = &Path> {
             .chain(bundles.map(|bundle| &*bundle.path))
             .chain(tls.ticket_keys.iter().map(|keys| &*keys.path))
             .chain(tls.certificate_dir.as_deref())
+            .map(Path::to_owned)
+            .chain(in_folder)
     })
 }
 
 /// Of what a link points at, so that a link that is turned counts as well.
-fn stamp(path: &Path) -> (PathBuf, Stamp) {
-    let stamp = std::fs::metadata(path).ok().map(|data| {
+fn stamp(path: PathBuf) -> (PathBuf, Stamp) {
+    let stamp = std::fs::metadata(&path).ok().map(|data| {
         let time = data.mtime().wrapping_mul(1_000_000_000).wrapping_add(data.mtime_nsec());
         let changed = data.ctime().wrapping_mul(1_000_000_000).wrapping_add(data.ctime_nsec());
         (data.dev(), data.ino(), data.len(), time, changed)
     });
-    (path.to_owned(), stamp)
+    (path, stamp)
 }
 
-/// Reads files again, and says what came of it.
+/// What there is to say once it is in force.
+#[derive(Debug, Default)]
+struct News {
+    taken_up: Vec<PathBuf>,
+    /// Keys that everybody can read.
+    exposed: Vec<PathBuf>,
+    /// From their folders.
+    gone: Vec<PathBuf>,
+}
+
+impl News {
+    fn tell(&self, tally: &mut Tally<'_>) {
+        for path in &self.taken_up {
+            tally.succeeded();
+            tracing::info!(file = %path.display(), "taken up");
+        }
+        for path in &self.exposed {
+            let (file, help) = (path.display(), "chmod 640 it");
+            tracing::warn!(%file, help, "everybody on this machine can read the key");
+        }
+        for path in &self.gone {
+            tracing::info!(file = %path.display(), "a certificate is gone from its folder");
+        }
+    }
+}
+
+/// Reads files again, and tells what is wrong with them.
 struct Reader<'a, 'b> {
     tally: &'a mut Tally<'b>,
+    /// These are perhaps not written to their end: they are left for a later look.
+    moving: HashSet<PathBuf>,
     /// What is known to be wrong is not said again.
     before: &'a HashMap<PathBuf, String>,
     faults: HashMap<PathBuf, String>,
+    news: News,
 }
 
 impl Reader<'_, '_> {
@@ -192,23 +256,37 @@ impl Reader<'_, '_> {
             }
         }
         if let Some(keys) = &mut new.ticket_keys {
-            match certificates::ticket_keys(&keys.path) {
-                Ok((read, _)) if read == *keys => {}
-                Ok((read, _)) => {
-                    self.took_up(&keys.path);
-                    *keys = read;
-                }
-                Err(error) => self.kept(&error),
-            }
+            self.ticket_keys(keys);
         }
         new
     }
 
+    fn ticket_keys(&mut self, keys: &mut TicketKeys) {
+        if self.moving.contains(&keys.path) {
+            return;
+        }
+        match certificates::ticket_keys(&keys.path) {
+            Ok((read, _)) if read == *keys => {}
+            Ok((read, exposed)) => {
+                self.took_up(&keys.path, exposed.then_some(&keys.path));
+                *keys = read;
+            }
+            Err(error) => self.kept(&error),
+        }
+    }
+
+    fn moves(&self, cert: &Path, key: &Path) -> bool {
+        self.moving.contains(cert) || self.moving.contains(key)
+    }
+
     fn pair(&mut self, old: &Certificate) -> Certificate {
+        if self.moves(&old.cert, &old.key) {
+            return old.clone();
+        }
         match certificates::pair(&old.cert, &old.key) {
             Ok(pair) if pair.certificate == *old => old.clone(),
             Ok(pair) => {
-                self.took_up(&old.cert);
+                self.took_up(&old.cert, pair.exposed.then_some(&old.key));
                 pair.certificate
             }
             Err(error) => {
@@ -228,7 +306,7 @@ impl Reader<'_, '_> {
         let of = |list: &[Certificate], cert: &Path, key: &Path| {
             list.iter().find(|c| c.cert == cert && c.key == key).cloned()
         };
-        let pairs = match certificates::folder(folder) {
+        let mut pairs = match certificates::folder(folder) {
             Ok(pairs) => pairs,
             // Also if it is empty all of a sudden: a listener without a certificate serves nobody.
             Err(error) => {
@@ -236,6 +314,11 @@ impl Reader<'_, '_> {
                 return old.to_vec();
             }
         };
+        // One of which a half was just taken away may be about to get another.
+        let halves = old.iter().filter(|old| self.moves(&old.cert, &old.key));
+        pairs.extend(halves.map(|old| (old.cert.clone(), old.key.clone())));
+        pairs.sort();
+        pairs.dedup();
         let mut new = Vec::new();
         for (cert, key) in pairs {
             if of(named, &cert, &key).is_some() {
@@ -243,18 +326,18 @@ impl Reader<'_, '_> {
             }
             match of(old, &cert, &key) {
                 Some(old) => new.push(self.pair(&old)),
+                None if self.moves(&cert, &key) => {}
                 None => match certificates::pair(&cert, &key) {
                     Ok(pair) => {
-                        self.took_up(&cert);
+                        self.took_up(&cert, pair.exposed.then_some(&key));
                         new.push(pair.certificate);
                     }
                     Err(error) => self.kept(&error),
                 },
             }
         }
-        for gone in old.iter().filter(|old| of(&new, &old.cert, &old.key).is_none()) {
-            tracing::info!(file = %gone.cert.display(), "a certificate is gone from its folder");
-        }
+        let gone = old.iter().filter(|old| of(&new, &old.cert, &old.key).is_none());
+        self.news.gone.extend(gone.map(|gone| gone.cert.clone()));
         new
     }
 
@@ -263,10 +346,13 @@ impl Reader<'_, '_> {
         old: &Bundle,
         read: impl FnOnce(&Path) -> Result<Bundle, CertificateError>,
     ) -> Bundle {
+        if self.moving.contains(&old.path) {
+            return old.clone();
+        }
         match read(&old.path) {
             Ok(new) if new == *old => old.clone(),
             Ok(new) => {
-                self.took_up(&old.path);
+                self.took_up(&old.path, None);
                 new
             }
             Err(error) => {
@@ -276,9 +362,9 @@ impl Reader<'_, '_> {
         }
     }
 
-    fn took_up(&mut self, path: &Path) {
-        self.tally.succeeded();
-        tracing::info!(file = %path.display(), "taken up");
+    fn took_up(&mut self, path: &Path, exposed: Option<&PathBuf>) {
+        self.news.taken_up.push(path.to_owned());
+        self.news.exposed.extend(exposed.cloned());
     }
 
     /// Its predecessor goes on. Said once for each fault.
@@ -296,6 +382,8 @@ impl Reader<'_, '_> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
     use crate::config::{parse, parse_after};
     use crate::lifecycle::status::Status;
@@ -336,9 +424,10 @@ pools:
         /// As the control thread does; true if there is something new.
         fn look(&mut self) -> bool {
             let mut tally = Tally::of(&self.status);
-            let Some(new) = self.renewal.look(&self.config, &mut tally) else { return false };
+            let look = self.renewal.look(&self.config, &mut tally);
+            let Some((new, news)) = look else { return false };
             self.config = Arc::new(new);
-            self.renewal.config = Some(self.config.clone());
+            self.renewal.published(self.config.clone(), &news, &mut tally);
             true
         }
 
@@ -442,6 +531,73 @@ pools:
         assert_eq!(loaded.kept_certificates.len(), 3);
         let error = parse(TEXT, "x", folder, &|_| None).unwrap_err().to_string();
         assert!(error.contains("certificates[0].key: the key does not belong"), "{error}");
+    }
+
+    #[test]
+    fn a_new_pair_that_was_bad_is_looked_at_again_when_it_is_mended_in_its_place() {
+        let mut story = Story::new();
+        story.look();
+        let good = made("c.example");
+        let bad = Made { cert: good.cert.clone(), key: made("x").key };
+        put(&story.folder, "more", &bad);
+        for _ in 0..3 {
+            assert!(!story.look());
+        }
+        assert_eq!(story.counts(), (0, 1));
+        story.folder.write("more.key", &good.key);
+        assert!(!story.look());
+        assert!(story.look());
+        assert_eq!(story.names(), ["a.example", "c.example"]);
+    }
+
+    #[test]
+    fn a_file_that_does_not_come_to_rest_keeps_only_itself_waiting() {
+        let mut story = Story::new();
+        story.look();
+        put(&story.folder, "web", &made("b.example"));
+        let mut renewed = 0;
+        for look in 1..=4 {
+            story.folder.write("tickets", &format!("{}A{}", "B".repeat(42), "\n".repeat(look)));
+            let key = made("x").key + &"\n".repeat(look);
+            put(&story.folder, "more", &Made { key, ..made("c.example") });
+            renewed += usize::from(story.look());
+        }
+        assert_eq!((renewed, story.names()), (1, vec!["b.example".into()]));
+        assert_eq!(story.counts(), (1, 0));
+        assert!(story.look(), "the tickets are still");
+        // The pair is as well, and bad.
+        assert_eq!(story.counts(), (2, 1));
+    }
+
+    #[test]
+    fn what_cannot_be_put_in_force_is_told_once_and_tried_again() {
+        let mut story = Story::new();
+        story.look();
+        put(&story.folder, "web", &made("b.example"));
+        assert!(!story.look());
+        for _ in 0..3 {
+            let mut tally = Tally::of(&story.status);
+            assert!(story.renewal.look(&story.config, &mut tally).is_some());
+            story.renewal.refused("it is full", &mut tally);
+        }
+        assert_eq!(story.counts(), (0, 1));
+        assert!(story.look());
+        assert_eq!(story.counts(), (1, 1));
+    }
+
+    #[test]
+    fn a_renewed_key_that_everybody_can_read_is_told() {
+        let mut story = Story::new();
+        story.look();
+        put(&story.folder, "web", &made("b.example"));
+        let key = story.folder.path().join("web.key");
+        for (mode, told) in [(0o644, true), (0o640, false)] {
+            std::fs::set_permissions(&key, PermissionsExt::from_mode(mode)).unwrap();
+            story.renewal.config = None;
+            let look = story.renewal.look(&story.config, &mut Tally::of(&story.status));
+            let exposed = look.unwrap().1.exposed;
+            assert_eq!(exposed, if told { vec![key.clone()] } else { vec![] });
+        }
     }
 
     #[test]

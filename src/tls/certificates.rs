@@ -18,10 +18,12 @@ use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
+use webpki::OwnedCertRevocationList;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
+use x509_parser::x509::X509Version;
 
 use crate::config::model::{Bundle, Certificate, HostPattern, TicketKeys};
 
@@ -62,8 +64,8 @@ pub enum Fault {
     Mismatch { further_down: bool },
     #[error("holds no revocation list in PEM")]
     NoList,
-    #[error("holds a revocation list that cannot be read")]
-    List,
+    #[error("holds a revocation list that cannot be used: {0}")]
+    List(String),
     #[error("line {line} {what}")]
     TicketKey { line: usize, what: String },
     #[error("holds no key")]
@@ -103,9 +105,13 @@ impl Fault {
                 "these two must print the same: openssl x509 -pubkey -noout -in CERT; openssl pkey \
                  -pubout -in KEY"
             }
-            Fault::NoList | Fault::List => {
+            Fault::NoList => {
                 "a list begins with -----BEGIN X509 CRL-----; openssl crl -inform DER makes it of \
                  others"
+            }
+            Fault::List(_) => {
+                "it must be whole, of version 2 and with a next update; openssl crl -noout -text -in \
+                 FILE shows what is in it"
             }
             Fault::TicketKey { .. } | Fault::NoTicketKey => {
                 "a line for each key, of at least 32 random bytes in base64, the newest first; make \
@@ -212,17 +218,36 @@ pub fn revocations(path: &Path) -> Result<Revocations, CertificateError> {
     let mut lists = Vec::new();
     let mut next_update: Option<SystemTime> = None;
     for list in CertificateRevocationListDer::pem_slice_iter(&bytes) {
-        let list = list.map_err(|_| Fault::List.of(path))?;
-        let (_, parsed) =
-            CertificateRevocationList::from_der(&list).map_err(|_| Fault::List.of(path))?;
-        let next = parsed.next_update().map(|time| at(time.timestamp()));
-        next_update = [next_update, next].into_iter().flatten().min();
+        let wrong = |what: String| Fault::List(what).of(path);
+        let list = list.map_err(|error| wrong(error.to_string()))?;
+        let next = usable(&list).map_err(wrong)?;
+        next_update = Some(next_update.map_or(next, |first| first.min(next)));
         lists.push(Bytes::copy_from_slice(&list));
     }
     if lists.is_empty() {
         return Err(Fault::NoList.of(path));
     }
     Ok(Revocations { bundle: Bundle { path: path.to_owned(), der: lists.into() }, next_update })
+}
+
+/// When a list should be replaced, if the verifier of client certificates takes it. That reads it with
+/// webpki, which wants more than RFC 5280 does, and would refuse it only when a listener is made.
+fn usable(list: &[u8]) -> Result<SystemTime, String> {
+    let (_, parsed) =
+        CertificateRevocationList::from_der(list).map_err(|error| error.to_string())?;
+    if parsed.version() != Some(X509Version::V2) {
+        return Err("it is not of version 2".to_owned());
+    }
+    let next = parsed.next_update().ok_or("it has no next update")?;
+    OwnedCertRevocationList::from_der(list).map_err(|error| match error {
+        webpki::Error::UnsupportedDeltaCrl => "it is a delta of another list".to_owned(),
+        webpki::Error::UnsupportedIndirectCrl => "it speaks for other authorities".to_owned(),
+        webpki::Error::UnsupportedRevocationReasonsPartitioning => {
+            "it is of some reasons alone".to_owned()
+        }
+        other => other.to_string(),
+    })?;
+    Ok(at(next.timestamp()))
 }
 
 /// One secret a line, in base64; empty lines and those that begin with `#` are passed over. True if

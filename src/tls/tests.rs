@@ -4,11 +4,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use base64::Engine;
 use bytes::Bytes;
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{
+    CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime,
+};
 use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, HandshakeKind, ServerConnection,
     SignatureScheme, SupportedProtocolVersion,
@@ -487,4 +490,70 @@ fn bundles_are_proved() {
         certificates::revocations(&both),
         Err(CertificateError { what: Fault::NoList, .. })
     ));
+}
+
+/// What the verifier would refuse is refused when it is read.
+#[test]
+fn a_revocation_list_is_one_that_the_verifier_takes() {
+    let folder = Folder::new();
+    let authority = Authority::new("clients");
+    let pem = authority.revoke(&[1]);
+    let list = CertificateRevocationListDer::from_pem_slice(pem.as_bytes()).unwrap();
+    // Its number made the mark of a delta (RFC 5280 5.2.3, 5.2.4).
+    let number = memchr::memmem::find(&list, b"\x55\x1d\x14").unwrap();
+    let delta = [&list[..number + 2], b"\x1b", &list[number + 3..]].concat();
+    for (der, said) in [
+        (without(&list, b""), None),
+        (without(&list, b"\x02\x01\x01"), Some("version 2")),
+        (without(&list, b"\x17\x0d490101000000Z"), Some("no next update")),
+        (delta, Some("a delta")),
+    ] {
+        let body = base64::prelude::BASE64_STANDARD.encode(der);
+        let text = format!("-----BEGIN X509 CRL-----\n{body}\n-----END X509 CRL-----\n");
+        let path = folder.write("crl.pem", &text);
+        let read = certificates::revocations(&path);
+        match said {
+            None => {
+                let crl = Some(read.unwrap().bundle);
+                let client_auth = Some(ClientAuth { crl, ..auth(&folder, &authority, true) });
+                let tls = ListenerTls { client_auth, ..tls(vec![web(&folder)]) };
+                server("web", &tls, &kept());
+            }
+            Some(said) => {
+                let text = read.unwrap_err().to_string();
+                assert!(text.contains(said), "{text}");
+            }
+        }
+    }
+}
+
+/// A revocation list less the first such bytes of what is signed (RFC 5280 5.1).
+fn without(list: &[u8], part: &[u8]) -> Vec<u8> {
+    let (signed, _) = content(list);
+    let (fields, rest) = content(signed);
+    let at = memchr::memmem::find(fields, part).unwrap();
+    let fields = [&fields[..at], &fields[at + part.len()..]].concat();
+    sequence(&[&sequence(&fields), rest].concat())
+}
+
+/// What is in the DER sequence that `der` begins with, and what comes after it.
+fn content(der: &[u8]) -> (&[u8], &[u8]) {
+    let (bytes, len) = match der[1] {
+        long @ 0x81.. => {
+            let bytes = usize::from(long & 0x7f);
+            (bytes, der[2..2 + bytes].iter().fold(0, |len, byte| len << 8 | usize::from(*byte)))
+        }
+        short => (0, usize::from(short)),
+    };
+    der[2 + bytes..].split_at(len)
+}
+
+fn sequence(content: &[u8]) -> Vec<u8> {
+    let [high, low] = u16::try_from(content.len()).unwrap().to_be_bytes();
+    let header = match content.len() {
+        0..0x80 => vec![0x30, low],
+        0x80..0x100 => vec![0x30, 0x81, low],
+        _ => vec![0x30, 0x82, high, low],
+    };
+    [header, content.to_vec()].concat()
 }

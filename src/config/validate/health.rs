@@ -245,11 +245,39 @@ pub fn settle(
     Some(check)
 }
 
-/// Probes of HTTP speak as the pool's requests do, where those are HTTP/2 alone; what listens on a port of
-/// its own for probes is not what takes the requests.
+/// Probes of HTTP speak as the pool's requests do, where those are HTTP/2 alone; what listens at a port or
+/// an address of its own for probes is not what takes the requests, and is asked without TLS.
 pub fn speak(check: &mut HealthCheck, protocol: Protocol) {
     if let ProbeKind::Http(probe) = &mut check.kind {
         let alone = matches!(protocol, Protocol::H2 | Protocol::H2c);
-        probe.http2 = alone && check.port.is_none();
+        probe.http2 = alone && check.port.is_none() && check.address.is_none();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse;
+
+    #[test]
+    fn a_probe_speaks_http2_where_the_requests_go_and_nowhere_else() {
+        for (elsewhere, expected) in
+            [("", true), (", port: 81", false), (", address: 127.0.0.2", false)]
+        {
+            let text = format!(
+                "
+listeners: {{web: {{bind: 127.0.0.1:8080, routes: [{{pool: web}}]}}}}
+pools:
+  web:
+    protocol: h2c
+    backends: [127.0.0.1:80]
+    health_check: {{http: {{path: /}}{elsewhere}}}
+"
+            );
+            let loaded = parse(&text, "x", std::path::Path::new("."), &|_| None).unwrap();
+            let check = loaded.config.pools[0].health_check.as_ref().unwrap();
+            let ProbeKind::Http(probe) = &check.kind else { panic!("{:?}", check.kind) };
+            assert_eq!(probe.http2, expected, "{elsewhere}");
+        }
     }
 }
