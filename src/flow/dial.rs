@@ -69,6 +69,12 @@ async fn secure(
         Err(Elapsed) if clocks.step.is_cut() => return Err(Cause::Released),
         Err(Elapsed) => Trouble::timeout(),
     };
+    tell(worker, lease, &trouble);
+    Err(Cause::Tls)
+}
+
+/// Why there is no secure connection, in the log.
+pub fn tell(worker: &Worker, lease: &Lease, trouble: &Trouble) {
     let backend = lease.backend();
     let now_nanos = worker.nanos(Instant::now());
     if backend.may_tell(now_nanos, TOLD_EVERY) {
@@ -79,7 +85,6 @@ async fn secure(
             "no secure connection to a backend"
         );
     }
-    Err(Cause::Tls)
 }
 
 /// Bounds one step of it, and all by the request's own time.

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::attempt::Attempt;
-use super::dial::{dial, within};
+use super::dial::{dial, tell, within};
 use crate::config::model::{Protocol, Timeouts};
 use crate::forward::backend_stream::{BackendStream, Offer};
 use crate::forward::http::exchange::Clocks;
@@ -18,6 +18,7 @@ use crate::forward::http::{Back, BackendConn};
 use crate::outcome::{Cause, Side};
 use crate::pool::Lease;
 use crate::timer::Elapsed;
+use crate::tls::client::Trouble;
 
 impl Attempt<'_> {
     /// A connection that rests since an earlier request, or one that is shared. A protocol is changed on a
@@ -120,8 +121,11 @@ impl Attempt<'_> {
         match (lease.picker().pool().config.protocol, stream.alpn()) {
             (Protocol::H2c, _) | (_, Some(b"h2")) => {}
             (Protocol::Auto | Protocol::Http1, _) => return Ok(Made::Alone(stream)),
-            // It does not speak what it is to speak.
-            (Protocol::H2, _) => return Err(Cause::Tls),
+            // Nothing was sent: the same as a handshake that failed.
+            (Protocol::H2, _) => {
+                tell(worker, lease, &Trouble::not_http2());
+                return Err(Cause::Tls);
+            }
         }
         let conn = self.begin(lease, stream);
         Ok(Made::Shared(in_time(clocks, within(clocks, most, conn).await)??))

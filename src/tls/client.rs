@@ -185,6 +185,11 @@ impl Trouble {
         Trouble::new(Kind::Handshake, "the TLS handshake took longer than `tls_handshake`")
     }
 
+    /// The handshake went well, and settled for another protocol (RFC 7301) or for none.
+    pub fn not_http2() -> Trouble {
+        Trouble::new(Kind::Handshake, "it does not speak HTTP/2 there, as `protocol: h2` has it")
+    }
+
     /// Of an error that a handshake has ended with.
     pub fn from_io(error: &io::Error) -> Trouble {
         let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
@@ -15,7 +16,10 @@ use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, Request, Response};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::harness::{Ask, Conn, PATIENCE, Proxy, get, setup};
+use crate::harness::{
+    Ask, Authority, Child, Conn, Folder, Nginx, PATIENCE, Proxy, eventually, free_address, get,
+    program, setup,
+};
 
 /// A server of HTTP/2 in clear, which does what a request's path says.
 struct H2Backend {
@@ -461,4 +465,113 @@ fn a_copy_of_a_slow_request_goes_over_http2_too() {
     assert_eq!(get(proxy.address("web"), "/slow").unwrap().status, 200);
     assert_eq!(backends.iter().map(|backend| backend.requests("/slow")).sum::<usize>(), 2);
     proxy.wait_at_rest();
+}
+
+const OVER_TLS: &str = "tls: {ca: ca.pem, server_name: web.internal}";
+
+/// Where evenkeel finds whom to trust.
+fn trusting(ca: &Authority) -> Folder {
+    let folder = Folder::new();
+    folder.file("ca.pem", &ca.pem);
+    folder
+}
+
+#[test]
+fn over_tls_it_is_http2_to_a_server_that_has_it() {
+    if !program("nginx") {
+        return;
+    }
+    let ca = Authority::new("a test's authority");
+    for protocol in ["h2", "auto"] {
+        let pair = ca.issue(&["web.internal"]);
+        let nginx = Nginx::of_http2(free_address(), &pair, &ca, "");
+        let config = setup().set("workers: 1").http("web", "web");
+        let keys = format!("protocol: {protocol}, {OVER_TLS}");
+        let config = config.pool("web", [nginx.address], &keys);
+        let proxy = Proxy::start_beside(trusting(&ca), config);
+        let address = proxy.address("web");
+        let asking: Vec<_> = (0..20).map(|_| thread::spawn(move || get(address, "/"))).collect();
+        for one in asking {
+            let answer = one.join().unwrap().unwrap();
+            assert_eq!((answer.status, answer.text().as_str()), (200, "hello"));
+            assert_eq!(answer.header("x-alpn").as_deref(), Some("h2"), "{protocol}");
+        }
+        // A body that nginx does not read, and one that there is none of.
+        let mut conn = Conn::open(address).unwrap();
+        assert_eq!(conn.ask(&Ask::post("/").body([b'x'; 100_000])).unwrap().status, 200);
+        assert_eq!(conn.ask(&Ask::new("HEAD", "/")).unwrap().status, 200);
+        proxy.wait_metric("evenkeel_backend_connections_total", &[], 1.0);
+        proxy.wait_at_rest();
+    }
+}
+
+#[test]
+fn auto_is_http1_to_a_server_that_has_nothing_else() {
+    if !program("nginx") {
+        return;
+    }
+    let ca = Authority::new("a test's authority");
+    let nginx = Nginx::start(free_address(), &ca.issue(&["web.internal"]), &ca, "");
+    let (_openssl, mute) = without_alpn(&ca);
+    let config = setup().set("workers: 1").http("web", "web");
+    let routes = "mode: http, routes: [{pool: mute}]";
+    let keys = format!("protocol: auto, {OVER_TLS}");
+    let config = config.pool("web", [nginx.address], &keys).listener("other", routes);
+    let config = config.pool("mute", [mute], &keys);
+    let proxy = Proxy::start_beside(trusting(&ca), config);
+    let mut conn = Conn::open(proxy.address("web")).unwrap();
+    for _ in 0..3 {
+        let answer = conn.ask(&Ask::get("/")).unwrap();
+        assert_eq!((answer.status, answer.text().as_str()), (200, "hello"));
+        assert_eq!(answer.header("x-alpn").as_deref(), Some("http/1.1"));
+    }
+    // It rests between requests, as any of HTTP/1.1.
+    proxy.wait_metric("evenkeel_backend_connections_total", &[("pool", "web")], 1.0);
+    assert_eq!(get(proxy.address("other"), "/").unwrap().status, 200);
+    proxy.wait_at_rest();
+}
+
+/// openssl, which settles for no protocol.
+fn without_alpn(ca: &Authority) -> ((Child, Folder), SocketAddr) {
+    let (folder, address) = (Folder::new(), free_address());
+    ca.issue(&["web.internal"]).write(&folder, "server");
+    let mut command = Command::new("openssl");
+    command.current_dir(folder.path()).args(["s_server", "-www", "-quiet", "-accept"]);
+    command.arg(address.to_string()).args(["-cert", "server.pem", "-key", "server.key"]);
+    let child = Child::start("openssl", &mut command);
+    let open = || std::net::TcpStream::connect(address).is_ok();
+    eventually("openssl accepts", PATIENCE, open);
+    ((child, folder), address)
+}
+
+/// Nothing was sent, so it goes elsewhere, even a POST; and the log says what is wrong.
+#[test]
+fn a_server_that_settles_for_another_protocol_is_not_asked() {
+    if !program("nginx") || !program("openssl") {
+        return;
+    }
+    let ca = Authority::new("a test's authority");
+    let pair = ca.issue(&["web.internal"]);
+    let good = Nginx::of_http2(free_address(), &pair, &ca, "");
+    // The one has only HTTP/1.1 to offer, the other says nothing of protocols.
+    let http1 = Nginx::start(free_address(), &pair, &ca, "");
+    let (_openssl, mute) = without_alpn(&ca);
+    for (bad, why) in [(http1.address, "NoApplicationProtocol"), (mute, "does not speak HTTP/2")] {
+        let keys = format!("protocol: h2, balance: round_robin, outlier: off, {OVER_TLS}");
+        let config = setup().set("workers: 1").http("web", "web").pool("alone", [bad], &keys);
+        let config = config.pool("web", [good.address, bad], &keys);
+        let config = config.listener("only", "mode: http, routes: [{pool: alone}]");
+        let proxy = Proxy::start_beside(trusting(&ca), config);
+        let mut conn = Conn::open(proxy.address("web")).unwrap();
+        for _ in 0..4 {
+            let answer = conn.ask(&Ask::post("/").body("x")).unwrap();
+            assert_eq!(answer.header("x-alpn").as_deref(), Some("h2"), "{}", answer.text());
+        }
+        let failures = [("pool", "web"), ("cause", "tls")];
+        assert!(proxy.metric("evenkeel_backend_failures_total", &failures) >= 1.0);
+        assert_eq!(get(proxy.address("only"), "/").unwrap().status, 502);
+        let said = proxy.events_saying("no secure connection to a backend");
+        let told = said.iter().any(|event| event.to_string().contains(why));
+        assert!(told, "{why}: {said:?}");
+    }
 }
