@@ -43,6 +43,9 @@ pub fn read(head: &RequestHead) -> Result<Asked<'_>, Cause> {
         return Err(Cause::MethodNotAllowed);
     }
     let refused = Cause::BadRequest;
+    if head.foreign {
+        return Err(refused);
+    }
     // RFC 9113 8.2.1. What HTTP/1 would take for padding could be part of a value to somebody else.
     let padded = |value: &[u8]| value.trim_ascii().len() != value.len();
     if head.version == Version::Http2 && head.fields().iter().any(|field| padded(field.value)) {

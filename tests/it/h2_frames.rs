@@ -119,6 +119,7 @@ fn what_http2_forbids_is_refused() {
         (vec![GET[0], GET[1], (":path", "/x%5cy"), a], &End::Status(400)),
         (vec![GET[0], GET[1], (":path", "/x/..%2fy"), a], &End::Status(400)),
         (vec![(":method", "CONNECT"), (":authority", "a.example:443")], &End::Status(405)),
+        (vec![GET[0], (":scheme", "ftp"), GET[2], a], &End::Status(400)),
         (with(&[a, ("x-a", " padded")]), &End::Status(400)),
         (with(&[a, ("x-a", "padded\t")]), &End::Status(400)),
         (with(&[a, ("x-a", "b\0c")]), &malformed),

@@ -99,6 +99,8 @@ pub struct RequestHead {
     pub target: Range<u32>,
     /// Length of the path within it.
     pub path_len: u32,
+    /// It is for a resource of another scheme than http and https (HTTP/2's `:scheme`).
+    pub foreign: bool,
     pub store: Loan,
 }
 

@@ -49,8 +49,14 @@ pub fn head(parts: &Parts, ended: bool, heads: &Heads) -> RequestHead {
         authority: 0..after_authority,
         target: after_authority..after_target,
         path_len: RequestHead::path_len(target),
+        foreign: parts.uri.scheme_str().is_some_and(is_foreign),
         store,
     }
+}
+
+/// RFC 9113 8.3.1: schemes other than these are for proxies to translate, which we do not.
+fn is_foreign(scheme: &str) -> bool {
+    !["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known))
 }
 
 /// Of [`HTTP2_ERRORS`], what a connection was ended for, if that was the client's doing.
