@@ -224,6 +224,8 @@ mod tests {
             "exclusive: one backend is used at a time",
             "PROXY header required from 10.0.0.0/8, unix",
             "backends are told who the client is: PROXY protocol, version 2",
+            "spoken to: HTTP/2 without TLS",
+            "spoken to: HTTP/2, or HTTP/1.1 where a backend has nothing else",
             "listener passthrough: tcp on 127.0.0.1:9443, by TLS server name",
             "a.example.com or *.example.com -> pool secure",
             "everything -> closed",

@@ -15,7 +15,7 @@ use crate::config::defaults::JITTER;
 use crate::config::model::{
     Action, Backend, Balance, Config, Failback, Failover, FailoverMode, HashBy, HealthCheck,
     HostPattern, Listener, Match, Mode, MysqlRole, PathPattern, Pool, PostgresRole, ProbeKind,
-    ProxyVersion, RedisRole, TcpAction, TcpRoute,
+    Protocol, ProxyVersion, RedisRole, TcpAction, TcpRoute,
 };
 use crate::config::units::show_duration;
 
@@ -100,6 +100,9 @@ fn pool(pool: &Pool, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "  {}{}", backend.address, of_backend(backend))?;
     }
     more(count, "backends", out)?;
+    if let Some(protocol) = spoken(pool.protocol) {
+        writeln!(out, "  spoken to: {protocol}")?;
+    }
     if let Some(tls) = &pool.tls {
         let whom = match (&tls.ca, tls.verify) {
             (_, false) => "any certificate will do".to_owned(),
@@ -122,6 +125,16 @@ fn pool(pool: &Pool, out: &mut dyn Write) -> io::Result<()> {
             writeln!(out, "  no health check: a dead backend is found by requests that fail")
         }
         (Some(check), _) => writeln!(out, "  {}\n  {}", probe(check), detection(check)),
+    }
+}
+
+/// Nothing is said of what most speak.
+fn spoken(protocol: Protocol) -> Option<&'static str> {
+    match protocol {
+        Protocol::Http1 => None,
+        Protocol::H2 => Some("HTTP/2"),
+        Protocol::H2c => Some("HTTP/2 without TLS"),
+        Protocol::Auto => Some("HTTP/2, or HTTP/1.1 where a backend has nothing else"),
     }
 }
 
