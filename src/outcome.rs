@@ -21,6 +21,8 @@ pub enum Cause {
     BadRequest,
     /// CONNECT: this is no forward proxy.
     MethodNotAllowed,
+    /// CONNECT with a protocol that is not known, or that its backend does not speak.
+    Unsupported,
     /// `allow`, `deny`, or a tcp route's `reject`.
     Denied,
     NoRoute,
@@ -73,9 +75,10 @@ pub enum Cause {
 }
 
 impl Cause {
-    pub const ALL: [Cause; 27] = [
+    pub const ALL: [Cause; 28] = [
         Cause::BadRequest,
         Cause::MethodNotAllowed,
+        Cause::Unsupported,
         Cause::Denied,
         Cause::NoRoute,
         Cause::HeadTooLarge,
@@ -113,6 +116,7 @@ impl Cause {
         match self {
             Cause::BadRequest => "bad_request",
             Cause::MethodNotAllowed => "method_not_allowed",
+            Cause::Unsupported => "unsupported",
             Cause::Denied => "denied",
             Cause::NoRoute => "no_route",
             Cause::HeadTooLarge => "head_too_large",
@@ -145,6 +149,7 @@ impl Cause {
         match self {
             Cause::BadRequest
             | Cause::MethodNotAllowed
+            | Cause::Unsupported
             | Cause::HeadTooLarge
             | Cause::TargetTooLong
             | Cause::BodyTooLarge
@@ -178,6 +183,7 @@ impl Cause {
         match self {
             Cause::BadRequest => StatusCode::BAD_REQUEST,
             Cause::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Cause::Unsupported => StatusCode::NOT_IMPLEMENTED,
             Cause::Denied => StatusCode::FORBIDDEN,
             Cause::NoRoute => StatusCode::NOT_FOUND,
             Cause::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -224,7 +230,7 @@ impl Cause {
             | Cause::ProxyMissing
             | Cause::ProxyMalformed
             | Cause::ProxyUnexpected => PERMISSION_DENIED,
-            Cause::NoRoute => UNIMPLEMENTED,
+            Cause::NoRoute | Cause::Unsupported => UNIMPLEMENTED,
             Cause::HeadTooLarge | Cause::TargetTooLong | Cause::BodyTooLarge => RESOURCE_EXHAUSTED,
             Cause::ClientGone => CANCELLED,
             // UNAVAILABLE says that the call may be tried again; who had all its time may have done it.
@@ -250,6 +256,7 @@ impl Cause {
         match self {
             Cause::BadRequest => "The request is malformed or ambiguous.",
             Cause::MethodNotAllowed => "CONNECT is not served here.",
+            Cause::Unsupported => "The protocol that was asked for is not spoken here.",
             Cause::Denied => "This client is not allowed here.",
             Cause::NoRoute => "No route matches this request.",
             Cause::HeadTooLarge => "The request's head is too large.",

@@ -209,7 +209,7 @@ impl Attempt<'_> {
 
     /// Whether it was this change of protocol that the client has asked for.
     fn may_switch(&self, answer: &ResponseHead) -> bool {
-        self.upgrade.is_some_and(|asked| head::switches_to(answer, asked))
+        self.upgrade.is_some_and(|asked| head::switches_to(self.head, answer, asked))
     }
 
     async fn ask(

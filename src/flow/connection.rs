@@ -1,32 +1,28 @@
 //! One accepted socket, from accept to close: who may come in, then TCP or HTTP.
 
-use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
-use tokio::io::AsyncWriteExt;
 
 use super::client::Client;
 use super::entrance::{self, Entered};
 use super::opening::Opening;
 use super::origin::Origin;
-use super::relay::Exchange;
-use super::request::{self, After, Upgrade};
+use super::request::{self, After};
 use super::worker::{Here, Worker};
-use super::{judge, opening, reach};
+use super::{judge, opening, reach, upgraded};
 use crate::config::model::Timeouts;
-use crate::forward::backend_stream::BackendStream;
+use crate::forward::http::Front;
 use crate::forward::http::h1::client::{Bounds, ClientConn, Next, Stop};
 use crate::forward::http::h1::parse::Limits;
 use crate::forward::http::h2::{self, Means, Story};
-use crate::forward::http::{Back, Front};
 use crate::forward::session::Session;
-use crate::forward::tcp::{self, End, Way};
+use crate::forward::tcp::End;
 use crate::listen::{ClientAddr, ClientStream, Permit};
 use crate::outcome::Cause;
-use crate::pool::{Lease, Picker, Pool};
+use crate::pool::{Picker, Pool};
 use crate::route::{Taken, access};
 use crate::snapshot::Work;
 use crate::timer::Deadline;
@@ -124,7 +120,7 @@ fn http(
                 Ok(Some(After::Close { unread })) => return Box::pin(conn.close(unread)).await,
                 Ok(Some(After::Reset)) => return conn.reset(),
                 Ok(Some(After::Upgraded(upgrade))) => {
-                    return Box::pin(upgraded(&client, conn, *upgrade)).await;
+                    return Box::pin(upgraded::connection(&client, conn, *upgrade)).await;
                 }
                 Ok(None) => {
                     conn.reset();
@@ -182,51 +178,20 @@ async fn http2(client: Rc<Client>, conn: ClientConn, bounds: Bounds) {
     };
     let (stream, ahead) = conn.into_parts();
     let ahead = ahead.map_or(Bytes::new(), |ahead| Bytes::copy_from_slice(ahead.data()));
-    let tell = move |head, stream, deadline| -> Story {
-        let story = request::serve(client.clone(), Front::H2(stream), head, deadline);
-        Box::pin(async {
-            // A stream has no connection of its own to go on with.
-            let _: After = story.await;
+    let tell = move |head, stream: h2::Stream, step: Deadline| -> Story {
+        let (tunnel, client) = (stream.tunnel(), client.clone());
+        let story = request::serve(client.clone(), Front::H2(stream), head, step.clone());
+        Box::pin(async move {
+            // But for a tunnel, a stream has nothing of its own to go on with.
+            if let (After::Upgraded(upgrade), Some(tunnel)) = (story.await, tunnel) {
+                Box::pin(upgraded::stream(&client, tunnel, *upgrade, &step)).await;
+            }
         })
     };
     match h2::serve(stream, ahead, &session, &bounds, means, tell).await {
         h2::End::Done | h2::End::Broken => {}
         h2::End::Cut => count_cut(&session),
     }
-}
-
-/// After 101 the two ends speak what they like.
-async fn upgraded(client: &Client, conn: ClientConn, upgrade: Upgrade) {
-    let Upgrade { exchange, record, idle } = upgrade;
-    let (mut stream, from_client) = conn.into_parts();
-    let Exchange { lease, conn: backend, entered: _entered, .. } = exchange;
-    // No stream of HTTP/2 changes its protocol: an attempt takes an answer of 101 for garbage there.
-    let Back::H1(backend) = backend else { return record.finish(Some(Cause::Garbage)) };
-    let (mut backend, from_backend) = backend.into_socket();
-    let early = async {
-        if let Some(early) = &from_client {
-            backend.write_all(early.data()).await?;
-            backend.flush().await?;
-        }
-        if let Some(early) = &from_backend {
-            stream.write_all(early.data()).await?;
-        }
-        std::io::Result::Ok(())
-    };
-    if !matches!(client.session.deadline.within(idle, early).await, Ok(Ok(()))) {
-        return record.finish(Some(Cause::ClientGone));
-    }
-    drop((from_client, from_backend));
-    let failed = match relay(client, &lease, &mut stream, &mut backend, idle).await {
-        Some(End::Finished | End::Idle) => None,
-        Some(End::BackendReset) => {
-            judge::failed(&client.worker, &lease, Cause::Truncated);
-            Some(Cause::Truncated)
-        }
-        Some(End::Cut) => Some(Cause::Released),
-        Some(End::ClientReset) | None => Some(Cause::ClientGone),
-    };
-    record.finish(failed);
 }
 
 /// A TCP stream: route, pick, connect, relay. A backend that cannot be reached costs the client nothing:
@@ -279,11 +244,13 @@ async fn stream_to(
             let (idle, ends) = (timeouts.tcp_idle, (&mut stream, &mut backend));
             let begun = opening::pass_on(&client, here, &lease, ends, early, idle);
             let ended = match Box::pin(begun).await {
-                Ok(()) => match relay(&client, &lease, &mut stream, &mut backend, idle).await {
-                    Some(End::BackendReset) => Err(Cause::Truncated),
-                    Some(End::Cut) => Err(Cause::Released),
-                    Some(End::Finished | End::ClientReset | End::Idle) | None => Ok(()),
-                },
+                Ok(()) => {
+                    match upgraded::relay(&client, &lease, &mut stream, &mut backend, idle).await {
+                        Some(End::BackendReset) => Err(Cause::Truncated),
+                        Some(End::Cut) => Err(Cause::Released),
+                        Some(End::Finished | End::ClientReset | End::Idle) | None => Ok(()),
+                    }
+                }
                 Err(cause) => Err(cause),
             };
             if ended == Err(Cause::Truncated) {
@@ -317,43 +284,6 @@ fn tell_of(client: &Client, pool: &Pool, cause: Cause, began: Instant) {
             "stream failed"
         );
     }
-}
-
-/// Relays until the stream ends; `None` if it was cut.
-async fn relay(
-    client: &Client,
-    lease: &Lease,
-    stream: &mut ClientStream,
-    backend: &mut BackendStream,
-    idle: Duration,
-) -> Option<End> {
-    let session = &client.session;
-    let cells = lease.backend().cells.of(client.worker.id);
-    let ours = session.cells();
-    let said = Cell::new(false);
-    let count = |way, bytes| match way {
-        Way::ToBackend => {
-            ours.received_bytes.add(bytes);
-            cells.sent_bytes.add(bytes);
-        }
-        Way::ToClient => {
-            cells.received_bytes.add(bytes);
-            ours.sent_bytes.add(bytes);
-            if !said.replace(true) {
-                judge::streams(&client.worker, lease);
-            }
-        }
-    };
-    judge::reached(lease);
-    let _open = cells.open.while_held();
-    let Worker { buffers, pipes, .. } = &*client.worker;
-    let relay = tcp::relay(stream, backend, buffers, pipes, &session.deadline, idle, count);
-    let end = session.unless_cut(relay).await;
-    if end.is_none() {
-        // Cut in the middle: TLS must not say that this was all.
-        backend.break_off();
-    }
-    end
 }
 
 #[cfg(test)]

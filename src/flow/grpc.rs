@@ -61,7 +61,7 @@ mod tests {
             authority: 0..0,
             target: 0..0,
             path_len: 0,
-            foreign: false,
+            special: None,
             store,
         }
     }

@@ -13,7 +13,8 @@ use crate::config::model::{HeaderEdits, Rewrite};
 use crate::forward::buffer::Buffer;
 use crate::forward::http::Sink;
 use crate::forward::http::h1::write;
-use crate::forward::http::head::{Framing, RequestHead, ResponseHead, Version};
+use crate::forward::http::head::{Framing, RequestHead, ResponseHead, Special, Version};
+use crate::forward::http::websocket;
 use crate::outcome::Cause;
 use crate::pool::BackendAddr;
 use crate::pool::sticky::Cookies;
@@ -39,12 +40,13 @@ pub const HSTS: &str = "strict-transport-security";
 
 /// Reads a request's head, or says why it is refused.
 pub fn read(head: &RequestHead) -> Result<Asked<'_>, Cause> {
-    if head.method == Method::CONNECT {
-        return Err(Cause::MethodNotAllowed);
-    }
     let refused = Cause::BadRequest;
-    if head.foreign {
-        return Err(refused);
+    match head.special {
+        Some(Special::OtherScheme) => return Err(refused),
+        // RFC 9220 3: of a protocol that is not known.
+        Some(Special::OtherProtocol) => return Err(Cause::Unsupported),
+        None if head.method == Method::CONNECT => return Err(Cause::MethodNotAllowed),
+        None | Some(Special::WebSocket) => {}
     }
     // RFC 9113 8.2.1. What HTTP/1 would take for padding could be part of a value to somebody else.
     let padded = |value: &[u8]| value.trim_ascii().len() != value.len();
@@ -104,18 +106,22 @@ fn authority(head: &RequestHead) -> Result<Option<&str>, Cause> {
 pub fn upgrade(head: &RequestHead) -> Option<&[u8]> {
     let mut wanted = head.fields().of(Known::Upgrade);
     let protocols = wanted.next()?;
-    let asks = head.version == Version::Http11 && Connection::of(head.fields()).upgrade;
+    let has_upgrades = head.version == Version::Http11 || head.is_websocket();
+    let asks = has_upgrades && Connection::of(head.fields()).upgrade;
     let mut each = protocols.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
     let h2 = |name: &[u8]| name.get(..2).is_some_and(|start| start.eq_ignore_ascii_case(b"h2"));
     (asks && wanted.next().is_none() && !each.any(h2)).then_some(protocols)
 }
 
-/// Whether an answer of 101 changes to one of the protocols that were asked for (RFC 9110 7.8).
-pub fn switches_to(answer: &ResponseHead, asked: &[u8]) -> bool {
-    answer
-        .fields()
-        .members_of(Known::Upgrade)
-        .any(|protocol| members(asked).any(|asked| asked.eq_ignore_ascii_case(protocol)))
+/// Whether an answer of 101 changes to one of the protocols that were asked for (RFC 9110 7.8). Where the
+/// client has not begun the handshake itself, it is for us to see to its end.
+pub fn switches_to(head: &RequestHead, answer: &ResponseHead, asked: &[u8]) -> bool {
+    let accepted = !head.is_websocket() || websocket::accepts(&head.store, &answer.store);
+    accepted
+        && answer
+            .fields()
+            .members_of(Known::Upgrade)
+            .any(|protocol| members(asked).any(|asked| asked.eq_ignore_ascii_case(protocol)))
 }
 
 /// What is told of the client, and what the route says, for a request on its way to a backend.

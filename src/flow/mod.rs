@@ -4,7 +4,7 @@
 //! The others serve them. `decide` says what is to be done with a request, `attempt` tries it at one
 //! backend, over what `link` finds, `head` reads and rewrites the heads of messages, `answer` makes our own answers, `record`
 //! writes down how it ended; `retry` says what may be tried again, `hedge` races two copies, `wait` stands
-//! in the pool's queue, `relay` is an answer that has begun, `grpc` what its calls want beyond other requests, `reach` finds a stream its backend, `judge`
+//! in the pool's queue, `relay` is an answer that has begun, `grpc` what its calls want beyond other requests, `upgraded` what is no HTTP any more, `reach` finds a stream its backend, `judge`
 //! is told of every attempt's end. `thread` is the data thread they run on, `arrivals` how connections come to
 //! it, `entrance` what they pass before they are served, `worker` what its tasks share, `engaged` what it has
 //! in progress with each backend, `sessions` its list of connections, `client` what the requests of
@@ -35,5 +35,6 @@ pub mod request;
 pub mod retry;
 pub mod sessions;
 pub mod thread;
+mod upgraded;
 pub mod wait;
 pub mod worker;

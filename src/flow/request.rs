@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use http::Method;
+use http::{Method, StatusCode};
 
 use super::answer::{self, Answer};
 use super::attempt::{Answered, Attempt};
@@ -74,6 +74,11 @@ pub fn serve(
         let decision = decide(&here, &record.client, &record.head);
         let plan = match &decision {
             Ok(Decision::Forward(plan)) => plan,
+            // To a tunnel's client every success is its tunnel.
+            Ok(Decision::Answer(own)) if is_no_tunnel(&record.head, own.status) => {
+                let own = failed(&record, Cause::Unsupported, &here, None);
+                return finish(&record, &mut front, &step, &own, Some(Cause::Unsupported)).await;
+            }
             Ok(Decision::Answer(own)) => {
                 return finish(&record, &mut front, &step, own, None).await;
             }
@@ -104,6 +109,12 @@ pub fn serve(
         }
         exchange.end(end, &record, &front)
     }
+}
+
+/// A success that is not the change of protocol that was asked for: none of the client's doing makes it
+/// one, and nothing of it can be passed on.
+fn is_no_tunnel(head: &RequestHead, status: StatusCode) -> bool {
+    head.is_websocket() && status.is_success()
 }
 
 /// Ends a connection whose next head cannot be served, with an answer that says why.
@@ -231,6 +242,9 @@ async fn forward(
     if data {
         front.want_data();
     }
+    if head.is_websocket() && matches!(protocol, Protocol::H2 | Protocol::H2c) {
+        return Err(Cause::Unsupported);
+    }
     // HTTP/2 has no changes of protocol (RFC 9113 8.6); whoever asks for one gets his answer without.
     let upgrade =
         head::upgrade(head).filter(|_| matches!(protocol, Protocol::Http1 | Protocol::Auto));
@@ -284,6 +298,9 @@ async fn forward(
                         }
                         continue;
                     }
+                }
+                if is_no_tunnel(head, answer.status) {
+                    return Err(Cause::Unsupported);
                 }
                 attempt.pass_on(interims, front);
                 let masked = retries.masked;

@@ -100,13 +100,6 @@ impl BackendStream {
         }
     }
 
-    /// When it is dropped the backend gets a reset instead of an orderly end.
-    pub fn reset_on_close(&mut self) {
-        // A socket that is already broken needs no reset.
-        let _ = SockRef::from(self.socket()).set_linger(Some(Duration::ZERO));
-        self.break_off();
-    }
-
     /// When it is dropped TLS does not say that all was said.
     pub fn break_off(&mut self) {
         if let BackendStream::Tls(tls) = self {
@@ -209,6 +202,14 @@ impl io::Write for Alerts<'_> {
 }
 
 impl Socket for BackendStream {
+    fn reset_on_close(&mut self) {
+        // A socket that is already broken needs no reset.
+        let _ = SockRef::from(self.socket()).set_linger(Some(Duration::ZERO));
+        if let BackendStream::Tls(tls) = self {
+            tls.broken = true;
+        }
+    }
+
     fn plain(&self) -> Option<Plain<'_>> {
         match self {
             BackendStream::Tcp(stream) => stream.plain(),

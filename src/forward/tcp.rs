@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::backend_stream::BackendStream;
 use super::buffers::Buffers;
 use super::splice::{Broken, Pipes, Splice, Stop};
-use crate::listen::{ClientStream, Socket};
+use crate::listen::Socket;
 use crate::timer::Deadline;
 
 /// From about here on a wake-up's bytes cost less when they are spliced than copied.
@@ -55,15 +55,18 @@ pub enum Way {
 
 /// Relays until both directions have ended or one failed. `deadline` is this function's while it
 /// runs; `count` hears of all bytes that were written.
-pub async fn relay(
-    client: &mut ClientStream,
+pub async fn relay<C>(
+    client: &mut C,
     backend: &mut BackendStream,
     buffers: &Buffers,
     pipes: &Pipes,
     deadline: &Deadline,
     idle: Duration,
     mut count: impl FnMut(Way, u64),
-) -> End {
+) -> End
+where
+    C: AsyncRead + AsyncWrite + Socket + Unpin,
+{
     let mut up = Direction::new();
     let mut down = Direction::new();
     deadline.set(idle);
@@ -315,6 +318,7 @@ mod tests {
 
     use super::*;
     use crate::lifecycle::status::Status;
+    use crate::listen::ClientStream;
     use crate::timer::Wheel;
 
     const PATIENCE: Duration = Duration::from_secs(60);

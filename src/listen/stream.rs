@@ -78,23 +78,24 @@ impl ClientStream {
     pub fn is_tls(&self) -> bool {
         matches!(self, ClientStream::Tls(_))
     }
-
-    /// When it is dropped the client gets a reset instead of an orderly end.
-    pub fn reset_on_close(&self) {
-        if let Some(stream) = self.tcp() {
-            // A socket that is already broken needs no reset.
-            let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
-        }
-    }
 }
 
 /// A stream of bytes that may be a socket and nothing else.
 pub trait Socket {
     /// The socket whose bytes are the stream's as they are; `None` if they are not (TLS).
     fn plain(&self) -> Option<Plain<'_>>;
+
+    /// When it is dropped the other side gets a reset instead of an orderly end.
+    fn reset_on_close(&mut self);
 }
 
 impl Socket for ClientStream {
+    fn reset_on_close(&mut self) {
+        if let Some(stream) = self.tcp() {
+            reset_on_close(stream);
+        }
+    }
+
     fn plain(&self) -> Option<Plain<'_>> {
         match self {
             ClientStream::Tcp(stream) => Some(Plain::Tcp(stream)),
@@ -105,9 +106,18 @@ impl Socket for ClientStream {
 }
 
 impl Socket for TcpStream {
+    fn reset_on_close(&mut self) {
+        reset_on_close(self);
+    }
+
     fn plain(&self) -> Option<Plain<'_>> {
         Some(Plain::Tcp(self))
     }
+}
+
+fn reset_on_close(stream: &TcpStream) {
+    // A socket that is already broken needs no reset.
+    let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
 /// A socket for who calls the kernel himself, with the runtime's word on its readiness.

@@ -47,3 +47,4 @@ mod testkit;
 mod tidy;
 mod tiers;
 mod tls;
+mod websocket;

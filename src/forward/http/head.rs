@@ -83,6 +83,18 @@ pub enum Framing {
     UntilClose,
 }
 
+/// What only HTTP/2 has a form for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Special {
+    /// A CONNECT with the protocol WebSocket (RFC 8441). It is made what it is in HTTP/1.1: a GET with an
+    /// Upgrade.
+    WebSocket,
+    /// A CONNECT with another protocol.
+    OtherProtocol,
+    /// The resource is one of another scheme than http and https.
+    OtherScheme,
+}
+
 /// What a request asks for, not yet judged: `flow::head::read` does that.
 #[derive(Debug)]
 pub struct RequestHead {
@@ -99,8 +111,7 @@ pub struct RequestHead {
     pub target: Range<u32>,
     /// Length of the path within it.
     pub path_len: u32,
-    /// It is for a resource of another scheme than http and https (HTTP/2's `:scheme`).
-    pub foreign: bool,
+    pub special: Option<Special>,
     pub store: Loan,
 }
 
@@ -117,6 +128,11 @@ pub struct ResponseHead {
 }
 
 impl RequestHead {
+    /// Its client takes a success for a tunnel.
+    pub fn is_websocket(&self) -> bool {
+        self.special == Some(Special::WebSocket)
+    }
+
     pub fn fields(&self) -> Fields<'_> {
         self.store.fields()
     }

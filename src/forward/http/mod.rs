@@ -21,6 +21,7 @@ pub mod idle;
 pub mod io;
 pub mod meter;
 pub mod upload;
+pub mod websocket;
 
 pub use back::Back;
 pub use front::{Front, Sink};

@@ -268,7 +268,7 @@ impl ClientConn {
     }
 
     /// The client's stream ends here, but not in good order: what it got is not whole.
-    pub fn reset(self) {
+    pub fn reset(mut self) {
         self.stream.reset_on_close();
     }
 

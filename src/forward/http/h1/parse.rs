@@ -92,7 +92,7 @@ pub fn request(bytes: &[u8], limits: Limits, heads: &Heads) -> Read<RequestHead>
             authority,
             target,
             path_len,
-            foreign: false,
+            special: None,
             store,
         };
         Ok(Some((read, length)))

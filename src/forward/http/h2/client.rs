@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
@@ -19,7 +19,8 @@ use hyper_util::rt::TokioIo;
 
 use super::backend::{map_of, store_of};
 use super::request::{blamed, head};
-use super::told::{BrokeOff, Slot, Story, Streams, Telling, Told};
+use super::told::{BrokeOff, Next, Slot, Story, Streams, Telling, Told};
+use super::tunnel::{Tether, Tunnel};
 use crate::forward::buffer::Buffer;
 use crate::forward::buffers::Buffers;
 use crate::forward::http::front::{Line, Sink};
@@ -49,6 +50,8 @@ const WINDOW: u32 = 16 * STREAM_WINDOW;
 
 /// What of an answer waits for a client that takes nothing, in hyper.
 const SEND_BYTES: usize = 64 * 1024;
+/// Fields of 101 that HTTP/2 has no use for (RFC 8441 5).
+const OF_A_SWITCH: [&[u8]; 3] = [b"connection", b"upgrade", b"sec-websocket-accept"];
 
 /// The client's side of one request.
 pub struct Stream {
@@ -67,6 +70,14 @@ pub struct Stream {
 impl Stream {
     pub fn buffers(&self) -> &Buffers {
         &self.buffers
+    }
+
+    /// What the stream becomes if its answer is a change of protocol.
+    pub fn tunnel(&self) -> Option<Tunnel> {
+        let upgrade = self.slot.upgrade.take()?;
+        let tether = Rc::<Tether>::default();
+        self.slot.tunnel.replace(Some(tether.clone()));
+        Some(Tunnel { upgrade, tether })
     }
 
     pub fn begin_body(&mut self, framing: Framing, limit: Option<u64>) {
@@ -132,9 +143,18 @@ impl Stream {
 
     pub fn begin(&mut self, line: &Line<'_>, fields: impl FnOnce(Sink<'_>)) {
         let mut head = Response::new(());
-        *head.status_mut() = line.status;
+        let switches = line.status == StatusCode::SWITCHING_PROTOCOLS;
+        if !switches {
+            self.slot.tunnel.take();
+        }
+        // RFC 8441 5: success is all that is said of it.
+        *head.status_mut() = if switches { StatusCode::OK } else { line.status };
         let headers = head.headers_mut();
         fields(&mut |name, value| {
+            let ours = |known: &&[u8]| known.eq_ignore_ascii_case(name);
+            if switches && OF_A_SWITCH.iter().any(ours) {
+                return;
+            }
             // What was a field of a parsed head, or of the configuration, is one here.
             if let (Ok(name), Ok(value)) =
                 (HeaderName::from_bytes(name), HeaderValue::from_bytes(value))
@@ -215,9 +235,14 @@ pub async fn serve(
     let wheel = means.wheel.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let deadline = Deadline::new(&wheel);
-        let (parts, incoming) = request.into_parts();
+        let next = next.clone();
+        let (mut parts, incoming) = request.into_parts();
+        let connect = parts.method == Method::CONNECT;
         let slot = Rc::<Slot>::default();
         let head = head(&parts, incoming.is_end_stream(), &means.heads);
+        if head.is_websocket() {
+            slot.upgrade.replace(parts.extensions.remove());
+        }
         let stream = Stream {
             incoming,
             framing: Framing::None,
@@ -229,11 +254,18 @@ pub async fn serve(
             slot: slot.clone(),
         };
         let told = Told::new(tell(head, stream, deadline.clone()), slot);
-        next.replace(Some((deadline, told.clone())));
+        next.replace(Some(Next::Stream(deadline, told.clone())));
         let mut telling = Some(Telling(told));
         poll_fn(move |cx| {
             let Some(told) = &mut telling else { return Poll::Pending };
             let head = ready!(told.poll_head(cx))?;
+            // To a CONNECT every success opens a tunnel (RFC 9110 9.3.6).
+            if connect && head.status().is_success() {
+                let tether = told.0.slot.tunnel.take().ok_or(BrokeOff)?;
+                next.replace(Some(Next::Tunnel(tether)));
+                // hyper drops the body: the story goes on by itself.
+                told.0.go_alone();
+            }
             // It has just been there.
             let body = telling.take();
             Poll::Ready(body.map(|body| head.map(|()| body)).ok_or(BrokeOff))
@@ -248,6 +280,7 @@ pub async fn serve(
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(WINDOW)
             .max_send_buf_size(SEND_BYTES)
+            .enable_connect_protocol()
             .serve_connection(io, service)
     );
     let mut told = false;

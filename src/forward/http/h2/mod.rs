@@ -9,6 +9,7 @@ pub mod client;
 pub mod connections;
 mod request;
 mod told;
+pub mod tunnel;
 
 pub use client::{End, Means, Stream, serve};
 pub use connections::SharedConns;

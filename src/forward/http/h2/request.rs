@@ -7,9 +7,11 @@
 use std::error::Error;
 
 use http::request::Parts;
-use http::{HeaderValue, header};
+use http::{HeaderValue, Method, header};
+use hyper::ext::Protocol;
 
-use crate::forward::http::head::{Framing, Heads, RequestHead, Version};
+use crate::forward::http::head::{Framing, Heads, RequestHead, Special, Version};
+use crate::forward::http::websocket;
 use crate::observe::cells::HTTP2_ERRORS;
 
 /// A request's head as HTTP/1 would have brought it.
@@ -21,8 +23,15 @@ pub fn head(parts: &Parts, ended: bool, heads: &Heads) -> RequestHead {
     let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
     store.bytes.extend_from_slice(target.as_bytes());
     let after_target = store.bytes.len() as u32;
+    let special = special(parts);
+    let websocket = special == Some(Special::WebSocket);
+    if websocket {
+        websocket::ask(&mut store);
+    }
     for (name, value) in &parts.headers {
-        if *name != header::COOKIE {
+        // In HTTP/2 nobody needs a key (RFC 8441 5): the one that there is is ours.
+        let key = *name == header::SEC_WEBSOCKET_KEY && websocket;
+        if *name != header::COOKIE && !key {
             store.push(name.as_str().as_bytes(), value.as_bytes());
         }
     }
@@ -41,7 +50,7 @@ pub fn head(parts: &Parts, ended: bool, heads: &Heads) -> RequestHead {
         (false, None) => Framing::Chunked,
     };
     RequestHead {
-        method: parts.method.clone(),
+        method: if websocket { Method::GET } else { parts.method.clone() },
         version: Version::Http2,
         framing,
         keep_alive: true,
@@ -49,14 +58,23 @@ pub fn head(parts: &Parts, ended: bool, heads: &Heads) -> RequestHead {
         authority: 0..after_authority,
         target: after_authority..after_target,
         path_len: RequestHead::path_len(target),
-        foreign: parts.uri.scheme_str().is_some_and(is_foreign),
+        special,
         store,
     }
 }
 
-/// RFC 9113 8.3.1: schemes other than these are for proxies to translate, which we do not.
-fn is_foreign(scheme: &str) -> bool {
-    !["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known))
+fn special(parts: &Parts) -> Option<Special> {
+    let known =
+        |scheme: &str| ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
+    // RFC 9113 8.3.1: other schemes are for proxies to translate, which we do not.
+    if parts.uri.scheme_str().is_some_and(|scheme| !known(scheme)) {
+        return Some(Special::OtherScheme);
+    }
+    let protocol = parts.extensions.get::<Protocol>()?;
+    match protocol.as_str().eq_ignore_ascii_case("websocket") {
+        true => Some(Special::WebSocket),
+        false => Some(Special::OtherProtocol),
+    }
 }
 
 /// Of [`HTTP2_ERRORS`], what a connection was ended for, if that was the client's doing.

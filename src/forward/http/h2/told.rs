@@ -15,7 +15,9 @@ use bytes::Bytes;
 use http::{HeaderMap, Response};
 use http_body::{Body, Frame};
 use hyper::rt::Executor;
+use hyper::upgrade::OnUpgrade;
 
+use super::tunnel::Tether;
 use crate::forward::session::Session;
 use crate::timer::Deadline;
 
@@ -33,6 +35,10 @@ pub struct Slot {
     pub handed: Cell<bool>,
     /// The body is whole, but for what is still here.
     pub ended: Cell<bool>,
+    /// Of a WebSocket, until somebody takes it.
+    pub upgrade: RefCell<Option<OnUpgrade>>,
+    /// The answer opens a tunnel.
+    pub tunnel: RefCell<Option<Rc<Tether>>>,
 }
 
 impl Slot {
@@ -51,7 +57,7 @@ pub struct Told {
     story: RefCell<Option<Story>>,
     /// It was polled in this turn of its task.
     polled: Cell<bool>,
-    slot: Rc<Slot>,
+    pub slot: Rc<Slot>,
 }
 
 impl Told {
@@ -67,6 +73,11 @@ impl Told {
         {
             *story = None;
         }
+    }
+
+    /// Hyper has no more to do with it: it goes on in a task of its own.
+    pub fn go_alone(&self) {
+        self.story.take().map(tokio::task::spawn_local);
     }
 
     fn is_over(&self) -> bool {
@@ -164,15 +175,20 @@ impl Calm {
     }
 }
 
-/// A story, and what its stream is bound by.
-pub type Begun = (Deadline, Rc<Told>);
+/// What hyper is about to start.
+pub enum Next {
+    /// A stream, what it is bound by, and its story.
+    Stream(Deadline, Rc<Told>),
+    /// The task that writes a tunnel's bytes.
+    Tunnel(Rc<Tether>),
+}
 
 /// Runs hyper's streams as tasks of the thread that their connection lives on, each with its story and under
 /// its request's deadline.
 #[derive(Clone)]
 pub struct Streams {
-    /// Left by the service for the stream that hyper is about to start.
-    pub next: Rc<RefCell<Option<Begun>>>,
+    /// Left by the service for what hyper is about to start.
+    pub next: Rc<RefCell<Option<Next>>>,
     pub calm: Rc<Calm>,
     session: Rc<Session>,
 }
@@ -185,9 +201,16 @@ impl Streams {
 
 impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
     fn execute(&self, stream: F) {
-        let Some((deadline, told)) = self.next.take() else {
-            tokio::task::spawn_local(stream);
-            return;
+        let (deadline, told) = match self.next.take() {
+            Some(Next::Stream(deadline, told)) => (deadline, told),
+            Some(Next::Tunnel(tether)) => {
+                tokio::task::spawn_local(tether.hold(stream));
+                return;
+            }
+            None => {
+                tokio::task::spawn_local(stream);
+                return;
+            }
         };
         let (calm, session) = (self.calm.clone(), self.session.clone());
         calm.begun.set(calm.begun.get() + 1);
