@@ -4,6 +4,8 @@
 //! A dozen requests make an order: kept connections would be worth less than their care.
 
 use std::error::Error as StdError;
+use std::io;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -18,7 +20,7 @@ use hyper_util::rt::TokioIo;
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
@@ -26,6 +28,10 @@ use crate::config::model::Bundle;
 
 /// For one request, from the look-up of the name to the last byte of the answer.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// For one address to take the connection: a host has several, and one from which nothing comes must leave
+/// time for the next.
+const EACH_ADDRESS: Duration = Duration::from_secs(5);
 
 /// A directory, an order, a chain: none comes near.
 const LARGEST: usize = 1024 * 1024;
@@ -141,7 +147,7 @@ async fn exchange(
     *request.uri_mut() = Uri::try_from(target)?;
     request.headers_mut().insert(HOST, host_field(authority)?);
     request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    let socket = TcpStream::connect((host.as_str(), port))
+    let socket = connect(&host, port)
         .await
         .map_err(|error| format!("cannot connect to {authority}: {error}"))?;
     let name = ServerName::try_from(host)?;
@@ -166,6 +172,26 @@ async fn exchange(
     }
 }
 
+async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
+    connect_any(lookup_host((host, port)).await?, EACH_ADDRESS).await
+}
+
+/// To the first of them that takes the connection in its time.
+async fn connect_any(
+    addresses: impl Iterator<Item = SocketAddr>,
+    each: Duration,
+) -> io::Result<TcpStream> {
+    let mut failed = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+    for address in addresses {
+        failed = match timeout(each, TcpStream::connect(address)).await {
+            Ok(Ok(socket)) => return Ok(socket),
+            Ok(Err(error)) => error,
+            Err(_) => io::ErrorKind::TimedOut.into(),
+        };
+    }
+    Err(failed)
+}
+
 /// Without the port where it is the usual one.
 fn host_field(authority: &Authority) -> Result<HeaderValue, Cause> {
     let text = match authority.port_u16() {
@@ -177,7 +203,33 @@ fn host_field(authority: &Authority) -> Result<HeaderValue, Cause> {
 
 #[cfg(test)]
 mod tests {
+    use socket2::{Domain, Socket, Type};
+
     use super::*;
+
+    /// An address that takes no connection and refuses none: its queue is full, and nobody empties it.
+    #[tokio::test]
+    async fn an_address_from_which_nothing_comes_leaves_time_for_the_next() {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let full = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        full.bind(&any.into()).unwrap();
+        full.listen(0).unwrap();
+        let full_at = full.local_addr().unwrap().as_socket().unwrap();
+        let each = Duration::from_millis(100);
+        let mut queued = Vec::new();
+        for _ in 0..8 {
+            match timeout(each, TcpStream::connect(full_at)).await {
+                Ok(socket) => queued.push(socket.unwrap()),
+                Err(_) => break,
+            }
+        }
+        let listener = tokio::net::TcpListener::bind(any).await.unwrap();
+        let good = listener.local_addr().unwrap();
+        let socket = connect_any([full_at, good].into_iter(), each).await.unwrap();
+        assert_eq!(socket.peer_addr().unwrap(), good);
+        let error = connect_any([full_at].into_iter(), each).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
 
     #[test]
     fn when_to_ask_again() {

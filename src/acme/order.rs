@@ -18,7 +18,7 @@ use super::certificate;
 use super::challenges::{Challenges, Offered, Reply};
 use super::client::{Heard, Https};
 use super::machine::Failure;
-use super::store::{self, Store};
+use super::store::{self, AccountError, Store};
 use crate::config::model::{Acme, Certificate};
 use crate::observe::printable::printable;
 use crate::tls::certificates;
@@ -111,7 +111,7 @@ impl Orderer<'_> {
     /// Orders, proves, and keeps the certificate.
     pub async fn obtain(&self) -> Result<Certificate, OrderError> {
         let heard = Arc::new(Heard::default());
-        let mut account = self.account(&heard, true).await?;
+        let mut account = self.account(&heard, None).await?;
         let mut unproved = Vec::new();
         let mut ways = self.ways.iter().peekable();
         let mut renewed = false;
@@ -129,7 +129,8 @@ impl Orderer<'_> {
                         "the ACME server does not know \
                                    our account any more; making another"
                     );
-                    account = self.account(&heard, false).await?;
+                    let forgotten = account.id().to_owned();
+                    account = self.account(&heard, Some(&forgotten)).await?;
                 }
                 Err(Stop::NoAccount) => {
                     let text = "the server does not know the account that it just made";
@@ -143,14 +144,22 @@ impl Orderer<'_> {
         Err(OrderError::new(Failure::Refused, text))
     }
 
-    /// The account that is kept, or a new one.
-    async fn account(&self, heard: &Arc<Heard>, kept: bool) -> Result<Account, OrderError> {
-        let mut known = self.kept_account().filter(|_| kept);
+    /// The account that is kept, unless the server has forgotten just that, or a new one.
+    async fn account(
+        &self,
+        heard: &Arc<Heard>,
+        forgotten: Option<&str>,
+    ) -> Result<Account, OrderError> {
+        let kept = || {
+            let kept = kept_account(self.store)?;
+            Ok(kept.filter(|kept| forgotten != Some(&*kept.id)))
+        };
+        let mut known = kept()?;
         let mut _making = None;
-        if known.is_none() && kept {
+        if known.is_none() {
             _making = Some(self.accounts.lock().await);
             // Another name's order may have made it.
-            known = self.kept_account();
+            known = kept()?;
         }
         let client = Https::new(self.acme.ca.as_ref(), heard.clone())
             .map_err(|error| OrderError::new(Failure::Unreached, error))?;
@@ -158,7 +167,7 @@ impl Orderer<'_> {
         let contact = self.acme.contact.as_deref();
         let list: Vec<&str> = contact.into_iter().collect();
         let (account, credentials) = match known {
-            Some(store::Account { credentials, contact: told }) => {
+            Some(store::Account { credentials, contact: told, .. }) => {
                 let account = builder
                     .from_credentials(credentials)
                     .await
@@ -172,7 +181,7 @@ impl Orderer<'_> {
                     tracing::warn!(%error, "the ACME server does not take the new contact");
                     return Ok(account);
                 }
-                let Some(again) = self.kept_account() else { return Ok(account) };
+                let Ok(Some(again)) = self.store.account() else { return Ok(account) };
                 (account, again.credentials)
             }
             None => {
@@ -186,17 +195,10 @@ impl Orderer<'_> {
                 made.map_err(|error| failed(error, heard))?
             }
         };
-        let keep = store::Account { credentials, contact: contact.map(str::to_owned) };
+        let (id, contact) = (account.id().to_owned(), contact.map(str::to_owned));
+        let keep = store::Account { id, credentials, contact };
         self.store.keep_account(&keep).map_err(|error| OrderError::of_state(self.store, error))?;
         Ok(account)
-    }
-
-    fn kept_account(&self) -> Option<store::Account> {
-        self.store.account().unwrap_or_else(|error| {
-            let folder = self.store.folder().display();
-            tracing::warn!(%folder, %error, "the ACME account cannot be read; making another");
-            None
-        })
     }
 
     /// The private key and the chain, in PEM.
@@ -268,6 +270,20 @@ impl Orderer<'_> {
             Err(error) => tracing::error!(%error, "the new certificate could not be kept"),
         }
         Ok(got)
+    }
+}
+
+/// One that cannot be read just now is none to be replaced; one that is damaged is set aside.
+fn kept_account(store: &Store) -> Result<Option<store::Account>, OrderError> {
+    match store.account() {
+        Ok(kept) => Ok(kept),
+        Err(AccountError::Damaged(error)) => {
+            store.set_account_aside().map_err(|error| OrderError::of_state(store, error))?;
+            let folder = store.folder().display();
+            tracing::warn!(%folder, %error, "the ACME account is set aside; making another");
+            Ok(None)
+        }
+        Err(error @ AccountError::Read(_)) => Err(OrderError::of_state(store, error)),
     }
 }
 
@@ -375,6 +391,27 @@ mod tests {
         assert_eq!(told, Failure::Told(Duration::from_secs(120)));
         let forgotten = stop(problem("accountDoesNotExist"), &heard);
         assert!(matches!(forgotten, Stop::NoAccount));
+    }
+
+    #[test]
+    fn an_account_is_lost_neither_to_a_bad_disk_nor_to_bad_text() {
+        let folder = std::env::temp_dir().join(format!("evenkeel-order-{:x}", fastrand::u64(..)));
+        let store = Store::new(&folder, "https://acme.example/dir");
+        assert!(kept_account(&store).unwrap().is_none());
+        // What a read stumbles over, whoever runs this.
+        let path = store.folder().join("account.json");
+        std::fs::create_dir_all(&path).unwrap();
+        let error = kept_account(&store).err().unwrap();
+        assert_eq!(error.failure, Failure::Unreached);
+        assert!(path.exists(), "{error}");
+        std::fs::remove_dir(&path).unwrap();
+        for text in ["{", "7", "{\"credentials\": 7}"] {
+            std::fs::write(&path, text).unwrap();
+            assert!(kept_account(&store).unwrap().is_none());
+            let aside = std::fs::read_to_string(path.with_extension("json.bad")).unwrap();
+            assert!(aside == text && !path.exists(), "{text}");
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]

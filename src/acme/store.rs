@@ -17,6 +17,8 @@ use crate::sys::files;
 const LARGEST: u64 = 1024 * 1024;
 
 const ACCOUNT: &str = "account.json";
+/// One that could not be understood: its key may be worth something to somebody.
+const BAD_ACCOUNT: &str = "account.json.bad";
 
 /// The part of a state directory that belongs to one ACME server.
 #[derive(Clone, Debug)]
@@ -26,9 +28,21 @@ pub struct Store {
 
 /// Who we are to the server.
 pub struct Account {
+    /// Its URL.
+    pub id: String,
     pub credentials: AccountCredentials,
     /// What the server was told last.
     pub contact: Option<String>,
+}
+
+/// Why the account that is kept cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum AccountError {
+    /// Perhaps it can, later.
+    #[error("{ACCOUNT} cannot be read: {0}")]
+    Read(#[from] io::Error),
+    #[error("{ACCOUNT} holds no account: {0}")]
+    Damaged(#[from] serde_json::Error),
 }
 
 /// Nobody else orders for this name while this lives.
@@ -52,13 +66,20 @@ impl Store {
         &self.folder
     }
 
-    /// The account, if there is one that can be read.
-    pub fn account(&self) -> io::Result<Option<Account>> {
+    /// The account, if there is one.
+    pub fn account(&self) -> Result<Option<Account>, AccountError> {
         let Some(text) = read(&self.folder.join(ACCOUNT))? else { return Ok(None) };
         let mut value: Value = serde_json::from_slice(&text)?;
         let contact = value["contact"].as_str().map(str::to_owned);
-        let credentials = serde_json::from_value(value["credentials"].take())?;
-        Ok(Some(Account { credentials, contact }))
+        let credentials = value.get_mut("credentials").map(Value::take).unwrap_or_default();
+        let id = credentials["id"].as_str().unwrap_or_default().to_owned();
+        let credentials = serde_json::from_value(credentials)?;
+        Ok(Some(Account { id, credentials, contact }))
+    }
+
+    /// Makes room for another account without losing this one.
+    pub fn set_account_aside(&self) -> io::Result<()> {
+        fs::rename(self.folder.join(ACCOUNT), self.folder.join(BAD_ACCOUNT))
     }
 
     pub fn keep_account(&self, account: &Account) -> io::Result<()> {
