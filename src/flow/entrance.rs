@@ -11,6 +11,7 @@ use std::io;
 use std::rc::Rc;
 use std::time::SystemTime;
 
+use rustls::CertificateError;
 use rustls::server::Acceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
@@ -174,13 +175,11 @@ async fn secure(
     let peer = Peer::of(stream.get_ref().1);
     // Two readers verify and read it; who is known to one of them alone is known to nobody.
     if peer.is_none() && stream.get_ref().1.peer_certificates().is_some() {
-        let error = rustls::Error::from(rustls::CertificateError::BadEncoding);
-        return Err(Ended::Failed(io::Error::new(io::ErrorKind::InvalidData, error)));
+        return Err(refused(CertificateError::BadEncoding));
     }
     // The session was resumed, and its certificate has run out in the meantime.
     if peer.as_ref().is_some_and(|peer| peer.not_after < SystemTime::now()) {
-        let error = rustls::Error::from(rustls::CertificateError::Expired);
-        return Err(Ended::Failed(io::Error::new(io::ErrorKind::InvalidData, error)));
+        return Err(refused(CertificateError::Expired));
     }
     let config = listener.config.tls.as_ref();
     let tells = config.and_then(|tls| tls.client_auth.as_ref()).is_some_and(|auth| auth.headers);
@@ -193,6 +192,10 @@ async fn secure(
         peer: peer.filter(|_| tells),
     };
     Ok((ClientStream::Tls(Box::new(stream)), Some(Box::new(secure))))
+}
+
+fn refused(why: CertificateError) -> Ended {
+    Ended::Failed(io::Error::new(io::ErrorKind::InvalidData, rustls::Error::from(why)))
 }
 
 /// Where certificates are ordered, the ACME server may come by the same door, for its challenge.

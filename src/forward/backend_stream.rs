@@ -205,9 +205,7 @@ impl Socket for BackendStream {
     fn reset_on_close(&mut self) {
         // A socket that is already broken needs no reset.
         let _ = SockRef::from(self.socket()).set_linger(Some(Duration::ZERO));
-        if let BackendStream::Tls(tls) = self {
-            tls.broken = true;
-        }
+        self.break_off();
     }
 
     fn plain(&self) -> Option<Plain<'_>> {

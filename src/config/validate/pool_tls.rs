@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use rustls::pki_types::ServerName;
 
 use super::cx::Cx;
+use super::tls;
 use super::words::word;
 use crate::config::model::{BackendTls, Bundle, Certificate, HealthCheck, ProbeKind, Protocol};
 use crate::config::path::Path;
@@ -108,8 +109,7 @@ fn client_certificate(cx: &mut Cx<'_>, at: &Path, raw: &raw::PoolTlsParts) -> Op
         }
     };
     if pair.exposed {
-        let help = format!("chmod 640 {key}");
-        cx.warn(&key_at, Wrong::plain("everybody on this machine can read the key").help(help));
+        tls::exposed(cx, &key_at, key);
     }
     if pair.certificate.not_after < SystemTime::now() {
         let text = "the certificate has expired: backends that look at it refuse it";

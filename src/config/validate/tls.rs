@@ -217,7 +217,8 @@ fn refused<T>(
     kept
 }
 
-fn exposed(cx: &mut Cx<'_>, at: &Path, file: &str) {
+/// Warns of a key whose file everybody may read.
+pub fn exposed(cx: &mut Cx<'_>, at: &Path, file: &str) {
     let text = "everybody on this machine can read the key";
     cx.warn(at, Wrong::plain(text).help(format!("chmod 640 {file}")));
 }

@@ -23,7 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 
 use super::backend::{Stream, cause};
-use crate::forward::http::io::Metered;
+use crate::forward::http::io::Counted;
 use crate::forward::http::meter::Meter;
 use crate::outcome::Cause;
 use crate::timer::{Deadline, TICK, Wheel};
@@ -280,7 +280,7 @@ pub async fn begin<S: AsyncRead + AsyncWrite + Unpin + 'static>(
         doubted: Cell::new(false),
         ended: Cell::new(false),
     });
-    let io = Metered::new(stream, meter, pulse.clone());
+    let io = Counted::new(stream, (meter, pulse.clone()), Bytes::new());
     let begun = Builder::new()
         .enable_push(false)
         .initial_max_send_streams(0)
@@ -307,7 +307,7 @@ pub async fn begin<S: AsyncRead + AsyncWrite + Unpin + 'static>(
 
 /// Reads and writes for all requests of a connection, until it has ended. Dropping it fails what is left.
 async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
-    mut conn: Connection<Metered<S>, Bytes>,
+    mut conn: Connection<Counted<S, (Meter, Rc<Pulse>)>, Bytes>,
     pulse: Rc<Pulse>,
 ) {
     let mut asked = conn.ping_pong().map(|pings| Asked {

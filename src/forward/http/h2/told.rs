@@ -21,8 +21,8 @@ use super::tunnel::Tether;
 use crate::forward::session::Session;
 use crate::timer::Deadline;
 
-/// The same of streams that were reset once their story had begun: a connection on which so many were, and
-/// more than half of all, is ended.
+/// Streams that a client has reset once their story had begun: a connection on which so many were, and more
+/// than half of all, is ended (rapid reset, CVE-2023-44487, by a client that waits a moment).
 const BROKEN_OFF: u32 = 250;
 
 /// What the story has for hyper, one thing at a time.
