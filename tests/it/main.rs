@@ -5,6 +5,7 @@ mod harness;
 mod accept;
 mod acme;
 mod backend_tls;
+mod browser;
 mod cli;
 mod databases;
 mod drain;
