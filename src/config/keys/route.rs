@@ -72,7 +72,10 @@ static MATCH: Keys = Keys {
         ("sni", Texts),
     ],
     later: &[],
-    advice: &[("prefix", "write it as a path: path: /v1/*")],
+    advice: &[
+        ("prefix", "write it as a path: path: /v1/*"),
+        ("path_prefix", "write it as a path: path: /v1/*"),
+    ],
 };
 
 static REDIRECT: Keys = Keys {
