@@ -93,8 +93,10 @@ fn finish(client: &Client, lease: &Lease, record: &Record, end: Option<End>) {
             judge::failed(&client.worker, lease, Cause::Truncated);
             Some(Cause::Truncated)
         }
+        // Many never say close_notify: that is told, and not held against them.
+        Some(End::BackendBroke) => Some(Cause::Truncated),
         Some(End::Cut) => Some(Cause::Released),
-        Some(End::ClientReset) | None => Some(Cause::ClientGone),
+        Some(End::ClientReset | End::ClientBroke) | None => Some(Cause::ClientGone),
     });
 }
 
@@ -110,8 +112,9 @@ pub async fn relay(
     let relay = counted(client, lease, (stream, backend), &session.deadline, idle, true);
     let end = session.unless_cut(relay).await;
     if end.is_none() {
-        // Cut in the middle: TLS must not say that this was all.
-        backend.break_off();
+        // Cut in the middle: neither side is to take it for all.
+        stream.reset_on_close();
+        backend.reset_on_close();
     }
     end
 }

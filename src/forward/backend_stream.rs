@@ -7,7 +7,6 @@ use std::io::{self, Read};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -20,6 +19,7 @@ use tokio_rustls::client::TlsStream;
 use super::ahead::Ahead;
 use super::buffers::Buffers;
 use crate::listen::{Plain, Socket};
+use crate::sys::socket;
 
 #[derive(Debug)]
 pub enum BackendStream {
@@ -97,13 +97,6 @@ impl BackendStream {
         match self {
             BackendStream::Tcp(stream) => stream,
             BackendStream::Tls(tls) => tls.stream.get_ref().0.get_ref(),
-        }
-    }
-
-    /// When it is dropped TLS does not say that all was said.
-    pub fn break_off(&mut self) {
-        if let BackendStream::Tls(tls) = self {
-            tls.broken = true;
         }
     }
 
@@ -203,9 +196,21 @@ impl io::Write for Alerts<'_> {
 
 impl Socket for BackendStream {
     fn reset_on_close(&mut self) {
-        // A socket that is already broken needs no reset.
-        let _ = SockRef::from(self.socket()).set_linger(Some(Duration::ZERO));
-        self.break_off();
+        socket::reset_on_close(self.socket());
+        if let BackendStream::Tls(tls) = self {
+            tls.broken = true;
+        }
+    }
+
+    fn break_off(&mut self) {
+        match self {
+            BackendStream::Tcp(stream) => stream.break_off(),
+            BackendStream::Tls(tls) => tls.broken = true,
+        }
+    }
+
+    fn is_delivered(&self) -> bool {
+        socket::is_delivered(self.socket())
     }
 
     fn plain(&self) -> Option<Plain<'_>> {
@@ -363,7 +368,7 @@ mod tests {
         near.socket().readable().await.unwrap();
         assert!(!near.is_quiet() && !near.is_quiet_now());
         let (mut near, far) = pair().await;
-        SockRef::from(far.get_ref().0).set_linger(Some(Duration::ZERO)).unwrap();
+        socket::reset_on_close(far.get_ref().0);
         drop(far);
         near.socket().readable().await.unwrap();
         assert!(!near.is_quiet_now());

@@ -12,12 +12,12 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::harness::{
-    Answer, Ask, Authority, Backend, Child, Conn, Folder, Nginx, PATIENCE, Pair, Proxy, Setup,
-    eventually, free_address, get, program, setup,
+    Answer, Ask, Authority, Backend, Broken, Child, Conn, Folder, Nginx, PATIENCE, Pair, Proxy,
+    Setup, eventually, free_address, get, program, setup,
 };
 
 /// A server of ours that shakes hands and leaves the rest to `serve`.
-fn server(
+pub fn server(
     pair: &Pair,
     serve: impl Fn(StreamOwned<ServerConnection, TcpStream>) + Send + Sync + 'static,
 ) -> SocketAddr {
@@ -48,7 +48,7 @@ fn server(
 }
 
 /// Where evenkeel finds `ca.pem`, and `lb.pem` with its key.
-fn folder(ca: &Authority) -> Folder {
+pub fn folder(ca: &Authority) -> Folder {
     let folder = Folder::new();
     folder.file("ca.pem", &ca.pem);
     ca.issue(&["lb.internal"]).write(&folder, "lb");
@@ -63,7 +63,7 @@ fn header<'a>(answer: &'a Answer, name: &str) -> &'a str {
     answer.headers.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
 }
 
-const FULL: &str = "tls: {ca: ca.pem, server_name: web.internal}";
+pub const FULL: &str = "tls: {ca: ca.pem, server_name: web.internal}";
 
 #[test]
 fn who_proves_itself_is_believed_by_its_name_its_address_or_the_systems_word() {
@@ -381,8 +381,13 @@ fn a_stream_over_tls_keeps_its_half_closed_sides() {
         let bytes: Vec<u8> = (0..3_000_000_u32).map(|n| ((n * 7) >> 3) as u8).collect();
         conn.send(&bytes).expect("it is sent");
         conn.finish_writing();
-        assert!(conn.rest().expect("all of it, and an end") == bytes, "{listener}");
+        assert!(conn.bytes(bytes.len()).expect("all of it") == bytes, "{listener}");
+        let end = if listener == "polite" { Ok(Vec::new()) } else { Err(Broken::Reset) };
+        assert_eq!(conn.rest(), end, "{listener}");
         let failures = proxy.metric("evenkeel_pool_failures_total", &[("pool", listener)]);
+        assert_eq!(failures, 0.0, "{listener}");
+        // Who had said all itself has not missed anything that would be news.
+        let failures = proxy.metric("evenkeel_listener_failures_total", &[("listener", listener)]);
         assert_eq!(failures, 0.0, "{listener}");
     }
 }
