@@ -4,21 +4,20 @@
 //! judge. What TLS was given to write may rest with it until it is flushed.
 
 use std::io::{self, Read};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Context;
 
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::ahead::Ahead;
 use super::buffers::Buffers;
-use crate::listen::{Plain, Socket};
+use crate::listen::{Plain, Socket, pass_on};
 use crate::sys::socket;
 
 #[derive(Debug)]
@@ -221,62 +220,9 @@ impl Socket for BackendStream {
     }
 }
 
-impl AsyncRead for BackendStream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            BackendStream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            BackendStream::Tls(tls) => Pin::new(&mut tls.stream).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for BackendStream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            BackendStream::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
-            BackendStream::Tls(tls) => Pin::new(&mut tls.stream).poll_write(cx, buf),
-        }
-    }
-
-    /// Ready when the kernel has all of what was written.
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            BackendStream::Tcp(_) => Poll::Ready(Ok(())), // sockets have nothing to flush
-            BackendStream::Tls(tls) => Pin::new(&mut tls.stream).poll_flush(cx),
-        }
-    }
-
-    /// Over TLS: close_notify, then the socket's end; what the backend still says can be read.
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            BackendStream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            BackendStream::Tls(tls) => Pin::new(&mut tls.stream).poll_shutdown(cx),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            BackendStream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            BackendStream::Tls(tls) => Pin::new(&mut tls.stream).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-}
+// Flushed, the kernel has all of what was written. Shut down over TLS, it says close_notify and then
+// ends the socket's side; what the backend still says can be read.
+pass_on!(BackendStream { Tcp(stream) => stream, Tls(tls) => &mut tls.stream });
 
 #[cfg(test)]
 mod tests {
