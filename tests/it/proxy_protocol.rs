@@ -7,8 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use crate::harness::{
-    Ask, Backend, Conn, Folder, PATIENCE, Proxy, RawBackend, Setup, eventually, free_address,
-    program, setup, skip,
+    Ask, Backend, Conn, Folder, PATIENCE, Proxy, RawBackend, RawPeer, Setup, eventually,
+    free_address, program, setup, skip,
 };
 use crate::peers::{Peer, haproxy_command, nginx, nginx_command};
 
@@ -296,6 +296,58 @@ fn an_introduced_connection_is_one_clients_alone() {
     second.answer("4");
     assert_eq!(two.answer("GET").unwrap().text(), "4");
     assert!(!backend.is_called());
+}
+
+/// A backend's next connection, whose client has just asked; reads the header and the request.
+fn introduced(backend: &RawBackend) -> RawPeer {
+    let mut peer = backend.accept();
+    // The header takes the place of the first line.
+    assert!(peer.head().line.starts_with("PROXY TCP4 "));
+    peer
+}
+
+#[test]
+fn what_is_kept_for_a_client_ends_with_it_and_makes_room() {
+    let (a, b) = (RawBackend::open(), RawBackend::open());
+    let keys = "health_check: off, send_proxy_protocol: v1, keepalive: {max_idle: 1}";
+    let routes = "mode: http, routes: [{match: {path: /a}, pool: a}, {pool: b}]";
+    let set = setup().set("workers: 1").listener("web", routes);
+    let set = set.pool("a", [a.to_string()], keys).pool("b", [b.to_string()], keys);
+    let proxy = Proxy::start(set);
+    let (mut one, mut two) =
+        (Conn::open(proxy.address("web")).unwrap(), Conn::open(proxy.address("web")).unwrap());
+    let ask = |conn: &mut Conn, path: &str| conn.send(Ask::get(path).bytes()).unwrap();
+    let answer = |conn: &mut Conn, peer: &mut RawPeer| {
+        peer.answer("told");
+        assert_eq!(conn.answer("GET").unwrap().text(), "told");
+    };
+    ask(&mut one, "/a");
+    let mut one_a = introduced(&a);
+    answer(&mut one, &mut one_a);
+    ask(&mut one, "/b");
+    let mut one_b = introduced(&b);
+    answer(&mut one, &mut one_b);
+    // The one that may rest rests, for somebody else.
+    ask(&mut two, "/a");
+    let mut two_a = introduced(&a);
+    answer(&mut two, &mut two_a);
+    assert_eq!(two_a.rest().expect("an orderly end"), b"", "one too many");
+    // That a client comes between does not take from another what it has at rest.
+    ask(&mut one, "/a");
+    assert!(one_a.head().line.starts_with("GET /a "));
+    answer(&mut one, &mut one_a);
+    drop(one);
+    assert_eq!(one_a.rest().expect("an orderly end"), b"", "it ends with its client");
+    assert_eq!(one_b.rest().expect("an orderly end"), b"", "and so does this one");
+    ask(&mut two, "/a");
+    let mut two_a = introduced(&a);
+    answer(&mut two, &mut two_a);
+    for _ in 0..3 {
+        ask(&mut two, "/a");
+        assert!(two_a.head().line.starts_with("GET /a "), "there is room now");
+        answer(&mut two, &mut two_a);
+    }
+    assert!(!a.is_called() && !b.is_called());
 }
 
 #[test]
