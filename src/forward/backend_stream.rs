@@ -35,6 +35,8 @@ pub enum Offer {
     Http1,
     /// HTTP/2 likewise.
     Http2,
+    /// PostgreSQL, whose servers (17 and later) take TLS from the first byte only with this.
+    Postgres,
     /// Nothing: what goes by is the client's matter.
     Nothing,
 }
@@ -61,15 +63,14 @@ impl BackendStream {
     ) -> io::Result<BackendStream> {
         let stream = Ahead::new(stream, buffers);
         let connector = TlsConnector::from(config.clone());
-        let stream = match offer {
-            Offer::Protocol => connector.connect(name, stream).await?,
-            Offer::Http1 => {
-                let offered = vec![b"http/1.1".to_vec()];
-                connector.with_alpn(offered).connect(name, stream).await?
-            }
-            Offer::Http2 => connector.with_alpn(vec![b"h2".to_vec()]).connect(name, stream).await?,
-            Offer::Nothing => connector.with_alpn(Vec::new()).connect(name, stream).await?,
+        let offered = match offer {
+            Offer::Protocol => config.alpn_protocols.clone(),
+            Offer::Http1 => vec![b"http/1.1".to_vec()],
+            Offer::Http2 => vec![b"h2".to_vec()],
+            Offer::Postgres => vec![b"postgresql".to_vec()],
+            Offer::Nothing => Vec::new(),
         };
+        let stream = connector.with_alpn(offered).connect(name, stream).await?;
         let (config, broken) = (config.clone(), false);
         Ok(BackendStream::Tls(Box::new(Tls { stream, config, broken })))
     }
