@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::harness::{
-    Ask, Backend, Conn, Folder, PATIENCE, Proxy, RawBackend, RawPeer, Setup, eventually,
+    Ask, Authority, Backend, Conn, Folder, PATIENCE, Proxy, RawBackend, RawPeer, Setup, eventually,
     free_address, program, setup, skip,
 };
 use crate::peers::{Peer, haproxy_command, nginx, nginx_command};
@@ -455,6 +455,63 @@ fn haproxy_and_nginx_behind_us_are_told() {
         }
     }
     drop(nginx);
+}
+
+/// A header is in clear, and the handshake comes behind it: of streams, of requests and of probes.
+#[test]
+fn haproxy_and_nginx_behind_us_are_told_before_tls() {
+    if !program("haproxy") || !program("nginx") {
+        return;
+    }
+    let ca = Authority::new("a test's authority");
+    let pair = ca.issue(&["told.internal"]);
+    let at = free_address();
+    let text = format!(
+        "{DEFAULTS}
+frontend f
+  mode http
+  bind {at} accept-proxy ssl crt FOLDER/both.pem
+  http-request return status 200 content-type text/plain lf-string \"%[src]:%[src_port] %[dst]:%[dst_port] %[ssl_fc_sni]\"
+"
+    );
+    let both = [&pair.cert[..], &pair.key].concat();
+    let files = [("both.pem", &both[..])];
+    let haproxy = Peer::start_with("haproxy", at, &text, &files, haproxy_command);
+    let at = free_address();
+    let folder = Folder::new();
+    pair.write(&folder, "told");
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let server = format!(
+        "listen {at} ssl proxy_protocol; ssl_certificate {}; ssl_certificate_key {}; \
+         location / {{ return 200 \"$proxy_protocol_addr:$proxy_protocol_port \
+         $proxy_protocol_server_addr:$proxy_protocol_server_port $ssl_server_name\"; }}",
+        file("told.pem"),
+        file("told.key")
+    );
+    // Its first `listen` is one without.
+    let _nginx = nginx(free_address(), "", &server);
+    for (name, backend) in [("haproxy", haproxy.address), ("nginx", at)] {
+        for version in ["v1", "v2"] {
+            let keys = format!(
+                "health_check: {{http: {{path: /}}, interval: 100ms, initial: down}}, \
+                 tls: {{ca: ca.pem, server_name: told.internal}}, send_proxy_protocol: {version}"
+            );
+            let folder = Folder::new();
+            folder.file("ca.pem", &ca.pem);
+            let set = setup().http("web", "told").tcp("tcp", "told").pool("told", [backend], &keys);
+            let proxy = Proxy::start_beside(folder, set);
+            proxy.wait_serving("told", 1, PATIENCE);
+            for listener in ["web", "tcp"] {
+                let mut conn = Conn::open(proxy.address(listener)).unwrap();
+                let own = conn.stream().local_addr().unwrap();
+                for _ in 0..2 {
+                    let told = conn.ask(&Ask::get("/")).expect("an answer").text();
+                    let expected = format!("{own} {} told.internal", proxy.address(listener));
+                    assert_eq!(told, expected, "{name} {version} {listener}");
+                }
+            }
+        }
+    }
 }
 
 /// A balancer in front of us: asked, it passes a request on, and the client's address comes through.
