@@ -88,15 +88,14 @@ async fn early(
 
 fn finish(client: &Client, lease: &Lease, record: &Record, end: Option<End>) {
     record.finish(match end {
-        Some(End::Finished | End::Idle) => None,
+        // What is spoken there has ends of its own, and many never say close_notify.
+        Some(End::Finished | End::Idle | End::ClientBroke | End::BackendBroke) => None,
         Some(End::BackendReset) => {
             judge::failed(&client.worker, lease, Cause::Truncated);
             Some(Cause::Truncated)
         }
-        // Many never say close_notify: that is told, and not held against them.
-        Some(End::BackendBroke) => Some(Cause::Truncated),
         Some(End::Cut) => Some(Cause::Released),
-        Some(End::ClientReset | End::ClientBroke) | None => Some(Cause::ClientGone),
+        Some(End::ClientReset) | None => Some(Cause::ClientGone),
     });
 }
 

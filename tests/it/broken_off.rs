@@ -11,7 +11,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConnection, St
 
 use crate::backend_tls::{FULL, folder, server};
 use crate::harness::{
-    Authority, Broken, Conn, PATIENCE, Pair, Proxy, RawBackend, Signal, eventually, get, setup,
+    Ask, Authority, Broken, Conn, PATIENCE, Pair, Proxy, RawBackend, Signal, eventually, get, setup,
 };
 
 type Client = StreamOwned<ClientConnection, TcpStream>;
@@ -244,6 +244,33 @@ fn an_answer_is_whole_by_its_length_or_by_close_notify() {
         let truncated = proxy.metric("evenkeel_pool_failures_total", &labels) > 0.0;
         assert_eq!(truncated, !whole, "{name}");
     }
+}
+
+/// WebSocket says itself when all was said: whoever hangs up then has not failed.
+#[test]
+fn after_a_change_of_protocol_it_is_passed_on_and_is_no_failure() {
+    let ca = Authority::new("a test's authority");
+    let switching = server(&ca.issue(&["web.internal"]), |mut stream| {
+        let _ = stream.read(&mut [0; 4096]);
+        let head = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n\
+                    Upgrade: websocket\r\n\r\n";
+        if stream.write_all(format!("{head}goodbye").as_bytes()).is_ok() {
+            end(&mut stream, How::Curtly);
+        }
+        let _ = stream.sock.read(&mut [0; 16]);
+    });
+    let config = setup().http("web", "web").pool("web", [switching], FULL);
+    let proxy = Proxy::start_beside(folder(&ca), config);
+    let mut conn = Conn::open(proxy.address("web")).expect("a connection");
+    let ask = Ask::get("/").header("Connection", "upgrade").header("Upgrade", "websocket");
+    conn.send(ask.bytes()).expect("it is sent");
+    assert_eq!(conn.head().expect("an answer").status, 101);
+    assert_eq!(conn.bytes(7).expect("its bytes"), b"goodbye");
+    assert_eq!(conn.rest(), Err(Broken::Reset));
+    proxy.wait_at_rest();
+    assert_eq!(proxy.metric("evenkeel_pool_failures_total", &[]), 0.0);
+    assert_eq!(listeners(&proxy, "web"), 0.0);
+    assert_eq!(proxy.events_saying("request failed").len(), 0);
 }
 
 /// What is cut at `drain_timeout` is not taken for whole either.
