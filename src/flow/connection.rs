@@ -243,17 +243,20 @@ async fn stream_to(
         Ok((lease, _entered, mut backend)) => {
             let (idle, ends) = (timeouts.tcp_idle, (&mut stream, &mut backend));
             let begun = opening::pass_on(&client, here, &lease, ends, early, idle);
-            let ended = match Box::pin(begun).await {
-                Ok(()) => {
-                    match upgraded::relay(&client, &lease, &mut stream, &mut backend, idle).await {
-                        Some(End::BackendReset) => Err(Cause::Truncated),
-                        Some(End::Cut) => Err(Cause::Released),
-                        Some(End::Finished | End::ClientReset | End::Idle) | None => Ok(()),
-                    }
-                }
-                Err(cause) => Err(cause),
+            let begun = Box::pin(begun).await;
+            let end = match begun {
+                Ok(()) => upgraded::relay(&client, &lease, &mut stream, &mut backend, idle).await,
+                Err(_) => None,
             };
-            if ended == Err(Cause::Truncated) {
+            let ended = begun.and(match end {
+                Some(End::BackendReset | End::BackendBroke) => Err(Cause::Truncated),
+                Some(End::Cut) => Err(Cause::Released),
+                Some(End::Finished | End::ClientReset | End::ClientBroke | End::Idle) | None => {
+                    Ok(())
+                }
+            });
+            // Many never say close_notify: that is told, and not held against them.
+            if ended == Err(Cause::Truncated) && end != Some(End::BackendBroke) {
                 judge::failed(worker, &lease, Cause::Truncated);
             }
             ended

@@ -17,7 +17,7 @@ use super::engaged::Entered;
 use super::judge;
 use super::retry::Retries;
 use super::wait::Wait;
-use crate::config::model::Timeouts;
+use crate::config::model::{self, ProbeKind, Timeouts};
 use crate::forward::backend_stream::{BackendStream, Offer};
 use crate::forward::connect::keep_alive;
 use crate::forward::http::exchange::Clocks;
@@ -65,7 +65,7 @@ pub async fn reach(
         }
         let backend = lease.backend();
         let entered = worker.engaged.enter(backend.id, &clocks.step);
-        let opening = (opening, Offer::Nothing);
+        let opening = (opening, offer(&pool.config));
         let cause = match dial(worker, &lease, &clocks, timeouts, opening).await {
             Ok(stream) => {
                 keep_alive(stream.socket());
@@ -86,6 +86,14 @@ pub async fn reach(
         }
     }
     Err(retries.failed.unwrap_or(Cause::ConnectTimeout))
+}
+
+/// What the streams of a pool speak is known where its probes speak it.
+fn offer(pool: &model::Pool) -> Offer {
+    match pool.health_check.as_ref().map(|check| &check.kind) {
+        Some(ProbeKind::Postgres(_)) => Offer::Postgres,
+        _ => Offer::Nothing,
+    }
 }
 
 /// Ready when the client has reset its connection. `seen`: it has sent something, behind which nothing

@@ -88,7 +88,8 @@ async fn early(
 
 fn finish(client: &Client, lease: &Lease, record: &Record, end: Option<End>) {
     record.finish(match end {
-        Some(End::Finished | End::Idle) => None,
+        // What is spoken there has ends of its own, and many never say close_notify.
+        Some(End::Finished | End::Idle | End::ClientBroke | End::BackendBroke) => None,
         Some(End::BackendReset) => {
             judge::failed(&client.worker, lease, Cause::Truncated);
             Some(Cause::Truncated)
@@ -110,8 +111,9 @@ pub async fn relay(
     let relay = counted(client, lease, (stream, backend), &session.deadline, idle, true);
     let end = session.unless_cut(relay).await;
     if end.is_none() {
-        // Cut in the middle: TLS must not say that this was all.
-        backend.break_off();
+        // Cut in the middle: neither side is to take it for all.
+        stream.reset_on_close();
+        backend.reset_on_close();
     }
     end
 }

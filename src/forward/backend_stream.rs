@@ -4,22 +4,21 @@
 //! judge. What TLS was given to write may rest with it until it is flushed.
 
 use std::io::{self, Read};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::task::Context;
 
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::ahead::Ahead;
 use super::buffers::Buffers;
-use crate::listen::{Plain, Socket};
+use crate::listen::{Plain, Socket, pass_on};
+use crate::sys::socket;
 
 #[derive(Debug)]
 pub enum BackendStream {
@@ -36,6 +35,8 @@ pub enum Offer {
     Http1,
     /// HTTP/2 likewise.
     Http2,
+    /// PostgreSQL, whose servers (17 and later) take TLS from the first byte only with this.
+    Postgres,
     /// Nothing: what goes by is the client's matter.
     Nothing,
 }
@@ -62,15 +63,14 @@ impl BackendStream {
     ) -> io::Result<BackendStream> {
         let stream = Ahead::new(stream, buffers);
         let connector = TlsConnector::from(config.clone());
-        let stream = match offer {
-            Offer::Protocol => connector.connect(name, stream).await?,
-            Offer::Http1 => {
-                let offered = vec![b"http/1.1".to_vec()];
-                connector.with_alpn(offered).connect(name, stream).await?
-            }
-            Offer::Http2 => connector.with_alpn(vec![b"h2".to_vec()]).connect(name, stream).await?,
-            Offer::Nothing => connector.with_alpn(Vec::new()).connect(name, stream).await?,
+        let offered = match offer {
+            Offer::Protocol => config.alpn_protocols.clone(),
+            Offer::Http1 => vec![b"http/1.1".to_vec()],
+            Offer::Http2 => vec![b"h2".to_vec()],
+            Offer::Postgres => vec![b"postgresql".to_vec()],
+            Offer::Nothing => Vec::new(),
         };
+        let stream = connector.with_alpn(offered).connect(name, stream).await?;
         let (config, broken) = (config.clone(), false);
         Ok(BackendStream::Tls(Box::new(Tls { stream, config, broken })))
     }
@@ -97,13 +97,6 @@ impl BackendStream {
         match self {
             BackendStream::Tcp(stream) => stream,
             BackendStream::Tls(tls) => tls.stream.get_ref().0.get_ref(),
-        }
-    }
-
-    /// When it is dropped TLS does not say that all was said.
-    pub fn break_off(&mut self) {
-        if let BackendStream::Tls(tls) = self {
-            tls.broken = true;
         }
     }
 
@@ -203,9 +196,21 @@ impl io::Write for Alerts<'_> {
 
 impl Socket for BackendStream {
     fn reset_on_close(&mut self) {
-        // A socket that is already broken needs no reset.
-        let _ = SockRef::from(self.socket()).set_linger(Some(Duration::ZERO));
-        self.break_off();
+        socket::reset_on_close(self.socket());
+        if let BackendStream::Tls(tls) = self {
+            tls.broken = true;
+        }
+    }
+
+    fn break_off(&mut self) {
+        match self {
+            BackendStream::Tcp(stream) => stream.break_off(),
+            BackendStream::Tls(tls) => tls.broken = true,
+        }
+    }
+
+    fn is_delivered(&self) -> bool {
+        socket::is_delivered(self.socket())
     }
 
     fn plain(&self) -> Option<Plain<'_>> {
@@ -216,62 +221,9 @@ impl Socket for BackendStream {
     }
 }
 
-impl AsyncRead for BackendStream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            BackendStream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            BackendStream::Tls(tls) => Pin::new(&mut tls.stream).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for BackendStream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            BackendStream::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
-            BackendStream::Tls(tls) => Pin::new(&mut tls.stream).poll_write(cx, buf),
-        }
-    }
-
-    /// Ready when the kernel has all of what was written.
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            BackendStream::Tcp(_) => Poll::Ready(Ok(())), // sockets have nothing to flush
-            BackendStream::Tls(tls) => Pin::new(&mut tls.stream).poll_flush(cx),
-        }
-    }
-
-    /// Over TLS: close_notify, then the socket's end; what the backend still says can be read.
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            BackendStream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            BackendStream::Tls(tls) => Pin::new(&mut tls.stream).poll_shutdown(cx),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            BackendStream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            BackendStream::Tls(tls) => Pin::new(&mut tls.stream).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-}
+// Flushed, the kernel has all of what was written. Shut down over TLS, it says close_notify and then
+// ends the socket's side; what the backend still says can be read.
+pass_on!(BackendStream { Tcp(stream) => stream, Tls(tls) => &mut tls.stream });
 
 #[cfg(test)]
 mod tests {
@@ -363,7 +315,7 @@ mod tests {
         near.socket().readable().await.unwrap();
         assert!(!near.is_quiet() && !near.is_quiet_now());
         let (mut near, far) = pair().await;
-        SockRef::from(far.get_ref().0).set_linger(Some(Duration::ZERO)).unwrap();
+        socket::reset_on_close(far.get_ref().0);
         drop(far);
         near.socket().readable().await.unwrap();
         assert!(!near.is_quiet_now());

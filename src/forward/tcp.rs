@@ -1,10 +1,13 @@
 //! Relays a TCP stream both ways: half-close kept, RST passed on as RST, no buffer held while idle.
 //!
+//! Over TLS an end without close_notify may be anybody's who stands in between (RFC 8446 6.1): what came
+//! before it is delivered, and then the other side learns that the stream was broken off.
+//!
 //! A direction copies, through a buffer of its worker that it borrows for the length of one read and
 //! write; only what the other side would not take yet stays with it. Once it runs in bulk it goes
 //! through `splice` instead, and back when it grows quiet.
 
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -16,7 +19,7 @@ use super::backend_stream::BackendStream;
 use super::buffers::Buffers;
 use super::splice::{Broken, Pipes, Splice, Stop};
 use crate::listen::Socket;
-use crate::timer::Deadline;
+use crate::timer::{Deadline, TICK};
 
 /// From about here on a wake-up's bytes cost less when they are spliced than copied.
 const LARGE_BYTES: usize = 32 * 1024;
@@ -36,8 +39,11 @@ const LULLS: u32 = 4;
 /// How a relayed stream ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// Both sides closed in order.
+    /// Both sides closed; the backend may have done so without close_notify, after all the client's.
     Finished,
+    /// It ended without close_notify.
+    ClientBroke,
+    BackendBroke,
     ClientReset,
     BackendReset,
     /// Neither side sent anything for the idle time.
@@ -86,6 +92,11 @@ where
             deadline.set(idle);
         }
         match (up_done, down_done) {
+            (Poll::Ready(Ok(())), _) if up.broke => Poll::Ready(End::ClientBroke),
+            (up_done, Poll::Ready(Ok(()))) if down.broke => Poll::Ready(match up_done {
+                Poll::Ready(_) => End::Finished,
+                Poll::Pending => End::BackendBroke,
+            }),
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(End::Finished),
             (Poll::Ready(Err(broken)), _) => Poll::Ready(match broken {
                 Broken::From => End::ClientReset,
@@ -99,12 +110,33 @@ where
         }
     })
     .await;
-    if matches!(end, End::ClientReset | End::BackendReset | End::Cut) {
+    match end {
         // A side that was reset means the other one's stream is not whole either: RST, not FIN, says so.
-        backend.reset_on_close();
-        client.reset_on_close();
+        End::ClientReset | End::BackendReset | End::Cut => {
+            backend.reset_on_close();
+            client.reset_on_close();
+        }
+        // No byte that came before is to be lost to a reset.
+        End::ClientBroke => delivered(backend, deadline, idle).await,
+        End::BackendBroke | End::Finished if down.broke => delivered(client, deadline, idle).await,
+        End::BackendBroke | End::Finished | End::Idle => {}
+    }
+    if up.broke || down.broke {
+        backend.break_off();
+        client.break_off();
     }
     end
+}
+
+/// Waits until this side has what was written to it, or has not taken it for the idle time.
+async fn delivered(side: &impl Socket, deadline: &Deadline, idle: Duration) {
+    // The task that writes a stream of HTTP/2 takes in its turn what it was given.
+    tokio::task::yield_now().await;
+    let until = deadline.tick_after(idle);
+    while !side.is_delivered() && !deadline.is_past(until) && !deadline.is_cut() {
+        // Nobody tells when a queue has run empty.
+        let _ = deadline.within(TICK, pending::<()>()).await;
+    }
 }
 
 /// One way of a stream.
@@ -115,6 +147,8 @@ struct Direction {
     left: u64,
     pace: Pace,
     ended: bool,
+    /// It ended otherwise than TLS does, and is to end so on the other side.
+    broke: bool,
     shut: bool,
 }
 
@@ -129,7 +163,7 @@ enum Pace {
 impl Direction {
     fn new() -> Direction {
         let pace = Pace::Quiet { large_reads: LARGE_READS };
-        Direction { pending: None, left: u64::MAX, pace, ended: false, shut: false }
+        Direction { pending: None, left: u64::MAX, pace, ended: false, broke: false, shut: false }
     }
 
     /// Bytes that were written, in all.
@@ -184,7 +218,7 @@ impl Direction {
             ready!(self.read(cx, from, buffers, pipes))?;
             return Poll::Ready(Ok(false));
         }
-        if !self.shut {
+        if !self.shut && !self.broke {
             // ENOTCONN: the other side is gone already, and its own direction says so.
             let _ = ready!(Pin::new(to).poll_shutdown(cx));
             self.shut = true;
@@ -258,7 +292,12 @@ impl Direction {
             return Poll::Ready(Ok(()));
         }
         buffers.give_back(buffer);
-        ready!(polled).map_err(|_| Broken::From)?;
+        if let Err(error) = ready!(polled) {
+            self.broke = error.kind() == io::ErrorKind::UnexpectedEof;
+            if !self.broke {
+                return Poll::Ready(Err(Broken::From));
+            }
+        }
         self.ended = true;
         Poll::Ready(Ok(()))
     }
@@ -291,18 +330,14 @@ impl Direction {
     }
 }
 
-/// Over TLS many an end comes without close_notify: it ends the stream as well as a FIN does.
 fn read(
     cx: &mut Context<'_>,
     from: &mut (impl AsyncRead + Unpin),
     buffer: &mut [u8],
 ) -> Poll<io::Result<usize>> {
     let mut buf = ReadBuf::new(buffer);
-    match ready!(Pin::new(from).poll_read(cx, &mut buf)) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(0)),
-        Err(error) => Poll::Ready(Err(error)),
-        Ok(()) => Poll::Ready(Ok(buf.filled().len())),
-    }
+    let read = ready!(Pin::new(from).poll_read(cx, &mut buf));
+    Poll::Ready(read.map(|()| buf.filled().len()))
 }
 
 #[cfg(test)]

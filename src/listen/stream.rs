@@ -4,13 +4,14 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
+
+use super::pass_on::pass_on;
+use crate::sys::socket;
 
 /// Where a client connects from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -87,13 +88,33 @@ pub trait Socket {
 
     /// When it is dropped the other side gets a reset instead of an orderly end.
     fn reset_on_close(&mut self);
+
+    /// When it is dropped the other side learns that it has not got all: in clear by a reset, over TLS
+    /// by an end without close_notify (RFC 8446 6.1), before which it gets all that was written.
+    fn break_off(&mut self);
+
+    /// The other side has all that was written and flushed, as far as can be seen from here.
+    fn is_delivered(&self) -> bool;
 }
 
 impl Socket for ClientStream {
     fn reset_on_close(&mut self) {
         if let Some(stream) = self.tcp() {
-            reset_on_close(stream);
+            socket::reset_on_close(stream);
         }
+    }
+
+    /// A UNIX socket knows no reset.
+    fn break_off(&mut self) {
+        match self {
+            // It says close_notify only when it is shut down.
+            ClientStream::Tls(_) => {}
+            ClientStream::Tcp(_) | ClientStream::Unix(_) => self.reset_on_close(),
+        }
+    }
+
+    fn is_delivered(&self) -> bool {
+        self.tcp().is_none_or(socket::is_delivered)
     }
 
     fn plain(&self) -> Option<Plain<'_>> {
@@ -107,17 +128,20 @@ impl Socket for ClientStream {
 
 impl Socket for TcpStream {
     fn reset_on_close(&mut self) {
-        reset_on_close(self);
+        socket::reset_on_close(self);
+    }
+
+    fn break_off(&mut self) {
+        self.reset_on_close();
+    }
+
+    fn is_delivered(&self) -> bool {
+        socket::is_delivered(self)
     }
 
     fn plain(&self) -> Option<Plain<'_>> {
         Some(Plain::Tcp(self))
     }
-}
-
-fn reset_on_close(stream: &TcpStream) {
-    // A socket that is already broken needs no reset.
-    let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
 /// A socket for who calls the kernel himself, with the runtime's word on its readiness.
@@ -155,62 +179,4 @@ impl Plain<'_> {
     }
 }
 
-impl AsyncRead for ClientStream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            ClientStream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            ClientStream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
-            ClientStream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for ClientStream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            ClientStream::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
-            ClientStream::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
-            ClientStream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            ClientStream::Tls(stream) => Pin::new(stream).poll_flush(cx),
-            // Sockets have nothing to flush.
-            ClientStream::Tcp(_) | ClientStream::Unix(_) => Poll::Ready(Ok(())),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            ClientStream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            ClientStream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-            ClientStream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            ClientStream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            ClientStream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            ClientStream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-}
+pass_on!(ClientStream { Tcp(stream) => stream, Unix(stream) => stream, Tls(stream) => stream });

@@ -40,6 +40,23 @@ pub fn peek(socket: impl AsFd, to: &mut [u8]) -> io::Result<usize> {
     usize::try_from(n).map_err(|_| io::Error::last_os_error())
 }
 
+/// When it is closed the other side gets a reset instead of an orderly end, and what was not yet
+/// sent to it is lost.
+pub fn reset_on_close(socket: impl AsFd) {
+    // A socket that is already broken needs no reset.
+    let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
+}
+
+/// The other side's kernel has all that was written, or never will: the connection is over.
+pub fn is_delivered(socket: impl AsFd) -> bool {
+    let mut unacknowledged: libc::c_int = 0;
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the descriptor is open while it is borrowed; the kernel writes one `int`, which
+    // `unacknowledged` is.
+    let failed = unsafe { libc::ioctl(fd, libc::TIOCOUTQ, &raw mut unacknowledged) };
+    failed != 0 || unacknowledged == 0 || !matches!(SockRef::from(&socket).take_error(), Ok(None))
+}
+
 /// How many connections wait to be accepted. Only TCP can tell.
 pub fn queued(listener: impl AsFd) -> io::Result<u32> {
     /// `tcpi_unacked`, of which listening sockets make their queue's length; 24 bytes into `tcp_info`.
@@ -93,9 +110,30 @@ pub fn begin_connect(socket: &Socket, addr: SocketAddr) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
+
+    #[test]
+    fn what_nobody_takes_is_not_delivered_until_the_connection_is_over() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut far, _) = listener.accept().unwrap();
+        assert!(is_delivered(&near));
+        near.set_nonblocking(true).unwrap();
+        while (&near).write(&[0; 1 << 16]).is_ok() {}
+        assert!(!is_delivered(&near));
+        let mut took = [0; 1];
+        far.read_exact(&mut took).unwrap();
+        reset_on_close(&far);
+        drop(far);
+        near.set_nonblocking(false).unwrap();
+        // Waits for the reset, and leaves it to be found.
+        let mut poll = libc::pollfd { fd: near.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        assert_eq!(unsafe { libc::poll(&raw mut poll, 1, 60_000) }, 1);
+        assert!(is_delivered(&near));
+    }
 
     #[test]
     fn who_is_turned_away_waits_and_who_was_queued_is_there() {

@@ -12,12 +12,12 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::harness::{
-    Answer, Ask, Authority, Backend, Child, Conn, Folder, Nginx, PATIENCE, Pair, Proxy, Setup,
-    eventually, free_address, get, program, setup,
+    Answer, Ask, Authority, Backend, Broken, Child, Conn, Folder, Nginx, PATIENCE, Pair, Proxy,
+    Setup, eventually, free_address, get, program, setup,
 };
 
 /// A server of ours that shakes hands and leaves the rest to `serve`.
-fn server(
+pub fn server(
     pair: &Pair,
     serve: impl Fn(StreamOwned<ServerConnection, TcpStream>) + Send + Sync + 'static,
 ) -> SocketAddr {
@@ -26,12 +26,13 @@ fn server(
         .expect("a certificate");
     let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).expect("a key");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
+    let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("versions")
         .with_no_client_auth()
         .with_single_cert(chain, key)
         .expect("a pair");
+    config.alpn_protocols = [&b"http/1.1"[..], b"postgresql"].map(<[u8]>::to_vec).to_vec();
     let (config, serve) = (Arc::new(config), Arc::new(serve));
     let listener = TcpListener::bind(free_address()).expect("a free address");
     let address = listener.local_addr().expect("it is bound");
@@ -48,7 +49,7 @@ fn server(
 }
 
 /// Where evenkeel finds `ca.pem`, and `lb.pem` with its key.
-fn folder(ca: &Authority) -> Folder {
+pub fn folder(ca: &Authority) -> Folder {
     let folder = Folder::new();
     folder.file("ca.pem", &ca.pem);
     ca.issue(&["lb.internal"]).write(&folder, "lb");
@@ -63,7 +64,7 @@ fn header<'a>(answer: &'a Answer, name: &str) -> &'a str {
     answer.headers.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
 }
 
-const FULL: &str = "tls: {ca: ca.pem, server_name: web.internal}";
+pub const FULL: &str = "tls: {ca: ca.pem, server_name: web.internal}";
 
 #[test]
 fn who_proves_itself_is_believed_by_its_name_its_address_or_the_systems_word() {
@@ -381,9 +382,44 @@ fn a_stream_over_tls_keeps_its_half_closed_sides() {
         let bytes: Vec<u8> = (0..3_000_000_u32).map(|n| ((n * 7) >> 3) as u8).collect();
         conn.send(&bytes).expect("it is sent");
         conn.finish_writing();
-        assert!(conn.rest().expect("all of it, and an end") == bytes, "{listener}");
+        assert!(conn.bytes(bytes.len()).expect("all of it") == bytes, "{listener}");
+        let end = if listener == "polite" { Ok(Vec::new()) } else { Err(Broken::Reset) };
+        assert_eq!(conn.rest(), end, "{listener}");
         let failures = proxy.metric("evenkeel_pool_failures_total", &[("pool", listener)]);
         assert_eq!(failures, 0.0, "{listener}");
+        // Who had said all itself has not missed anything that would be news.
+        let failures = proxy.metric("evenkeel_listener_failures_total", &[("listener", listener)]);
+        assert_eq!(failures, 0.0, "{listener}");
+    }
+}
+
+/// PostgreSQL from version 17 on takes TLS from the first byte, if ALPN says that it is meant.
+#[test]
+fn streams_are_named_by_alpn_where_the_probe_knows_what_they_are() {
+    let ca = Authority::new("a test's authority");
+    let naming = server(&ca.issue(&["web.internal"]), |mut stream| {
+        // The first byte comes behind the handshake.
+        let _ = stream.read(&mut [0; 16]);
+        let named = stream.conn.alpn_protocol().unwrap_or(b"nothing").to_vec();
+        let _ = stream.write_all(&named);
+        stream.conn.send_close_notify();
+        let _ = stream.flush();
+    });
+    let any = format!("{FULL}, outlier: off, failover: {{when_none_serve: try_all}}");
+    let config = setup()
+        .tcp("postgres", "postgres")
+        .tcp("redis", "redis")
+        .tcp("other", "other")
+        .pool("postgres", [naming], &format!("{any}, health_check: {{postgres: {{user: me}}}}"))
+        .pool("redis", [naming], &format!("{any}, health_check: {{redis: {{}}}}"))
+        .pool("other", [naming], &any);
+    let proxy = Proxy::start_beside(folder(&ca), config);
+    for (listener, named) in
+        [("postgres", "postgresql"), ("redis", "nothing"), ("other", "nothing")]
+    {
+        let mut conn = Conn::open(proxy.address(listener)).expect("a connection");
+        conn.send("?").expect("it is sent");
+        assert_eq!(conn.bytes(named.len()).expect("a name"), named.as_bytes(), "{listener}");
     }
 }
 

@@ -4,6 +4,7 @@
 //! What was acknowledged is there afterwards, and nobody wrote to two servers at a time.
 
 use std::fs::Permissions;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,9 @@ use crate::harness::databases::{self, Postgres, Server};
 use crate::harness::sql::{
     Postgresql, Redis, Writers, assert_all_there, assert_one_after_the_other,
 };
-use crate::harness::{Folder, PATIENCE, Proxy, Signal, eventually, setup};
+use crate::harness::{
+    Authority, Folder, PATIENCE, Proxy, Signal, eventually, free_address, program, setup,
+};
 
 const RHYTHM: &str = "interval: 200ms, interval_unsettled: 100ms, timeout: 1s, fall: 2, rise: 2";
 
@@ -146,6 +149,78 @@ fn a_redis_replica_without_its_master_is_no_replica_to_read_from() {
     wait_serving(&proxy, "replicas", &[&b], &[false]);
     wait_reason(&proxy, "replicas", "its link to the master is `connect`");
     let _ = databases::redis_at(a.address, "");
+}
+
+/// Redis with a port for TLS beside its own, by which the test tells it what to do.
+fn redis_with_tls(folder: &Folder, options: &str) -> (Server, SocketAddr) {
+    let address = free_address();
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let tls = format!(
+        "--tls-port {} --tls-cert-file {} --tls-key-file {} --tls-ca-cert-file {} \
+         --tls-auth-clients no",
+        address.port(),
+        file("db.pem"),
+        file("db.key"),
+        file("ca.pem")
+    );
+    let own = SocketAddr::new(address.ip(), free_address().port());
+    (databases::redis_at(own, &format!("{tls} {options}")), address)
+}
+
+#[test]
+fn probes_speak_tls_where_the_traffic_does() {
+    if !program("redis-server") {
+        return;
+    }
+    let (ca, other) = (Authority::new("a test's authority"), Authority::new("another"));
+    let folder = secrets();
+    folder.file("ca.pem", &ca.pem);
+    folder.file("other.pem", &other.pem);
+    ca.issue(&["db.internal"]).write(&folder, "db");
+    let word = "--requirepass correct-horse --masterauth correct-horse";
+    let (a, a_tls) = redis_with_tls(&folder, word);
+    let of_a = format!("{word} --replicaof {} {}", a.ip(), a.address.port());
+    let (b, b_tls) = redis_with_tls(&folder, &of_a);
+    let told = |server: &Server, command: &str| {
+        tell_redis(server, &["AUTH correct-horse", command]).pop().expect("an answer")
+    };
+    eventually("the replica follows", PATIENCE, || told(&b, "ROLE").contains("connected"));
+    let probe = |role: &str| format!("redis: {{role: {role}, password_file: right}}");
+    let tls = |ca: &str, check: &str| {
+        format!("tls: {{ca: {ca}, server_name: db.internal}}, {check}, outlier: off")
+    };
+    let master = check(&probe("master"));
+    let elsewhere = check(&format!("{}, port: {}", probe("master"), a.address.port()));
+    let config = setup()
+        .tcp("db", "masters")
+        .tcp("wrong", "wrong_word")
+        .pool("masters", [a_tls, b_tls], &tls("ca.pem", &master))
+        .pool("replicas", [a_tls, b_tls], &tls("ca.pem", &check(&probe("replica"))))
+        .pool("elsewhere", [a_tls], &tls("ca.pem", &elsewhere))
+        .pool("strangers", [a_tls], &tls("other.pem", &master))
+        .pool("in_clear", [a_tls], &master)
+        .pool("wrong_word", [a_tls], &tls("ca.pem", &master.replace("right", "wrong")));
+    let proxy = Proxy::start_beside(folder, &config);
+    let serves = |pool: &str, expected: &[(SocketAddr, bool)]| {
+        eventually(&format!("{expected:?} of {pool} serve"), PATIENCE, || {
+            expected.iter().all(|(backend, serves)| {
+                let labels = [("pool", pool), ("backend", &*backend.to_string())];
+                (proxy.metric("evenkeel_backend_serving", &labels) == 1.0) == *serves
+            })
+        });
+    };
+    serves("masters", &[(a_tls, true), (b_tls, false)]);
+    serves("replicas", &[(a_tls, false), (b_tls, true)]);
+    serves("elsewhere", &[(a_tls, true)]);
+    wait_reason(&proxy, "strangers", "comes from no CA that is trusted here");
+    wait_reason(&proxy, "wrong_word", "cannot log in: WRONGPASS");
+    wait_reason(&proxy, "in_clear", "");
+    // What the probe found is what a client finds.
+    let mut client = Redis::connect(proxy.address("db")).expect("a connection");
+    let answers = client.ask(&["AUTH correct-horse", "ROLE"]).expect("answers");
+    assert!(answers[1].contains("master"), "{answers:?}");
+    told(&b, "REPLICAOF NO ONE");
+    serves("masters", &[(a_tls, true), (b_tls, true)]);
 }
 
 /// Users of the monitor's that log in each in its own way.

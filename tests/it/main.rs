@@ -5,6 +5,7 @@ mod harness;
 mod accept;
 mod acme;
 mod backend_tls;
+mod broken_off;
 mod browser;
 mod cli;
 mod databases;

@@ -7,8 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use crate::harness::{
-    Ask, Backend, Conn, Folder, PATIENCE, Proxy, RawBackend, Setup, eventually, free_address,
-    program, setup, skip,
+    Ask, Authority, Backend, Conn, Folder, PATIENCE, Proxy, RawBackend, RawPeer, Setup, eventually,
+    free_address, program, setup, skip,
 };
 use crate::peers::{Peer, haproxy_command, nginx, nginx_command};
 
@@ -298,6 +298,58 @@ fn an_introduced_connection_is_one_clients_alone() {
     assert!(!backend.is_called());
 }
 
+/// A backend's next connection, whose client has just asked; reads the header and the request.
+fn introduced(backend: &RawBackend) -> RawPeer {
+    let mut peer = backend.accept();
+    // The header takes the place of the first line.
+    assert!(peer.head().line.starts_with("PROXY TCP4 "));
+    peer
+}
+
+#[test]
+fn what_is_kept_for_a_client_ends_with_it_and_makes_room() {
+    let (a, b) = (RawBackend::open(), RawBackend::open());
+    let keys = "health_check: off, send_proxy_protocol: v1, keepalive: {max_idle: 1}";
+    let routes = "mode: http, routes: [{match: {path: /a}, pool: a}, {pool: b}]";
+    let set = setup().set("workers: 1").listener("web", routes);
+    let set = set.pool("a", [a.to_string()], keys).pool("b", [b.to_string()], keys);
+    let proxy = Proxy::start(set);
+    let (mut one, mut two) =
+        (Conn::open(proxy.address("web")).unwrap(), Conn::open(proxy.address("web")).unwrap());
+    let ask = |conn: &mut Conn, path: &str| conn.send(Ask::get(path).bytes()).unwrap();
+    let answer = |conn: &mut Conn, peer: &mut RawPeer| {
+        peer.answer("told");
+        assert_eq!(conn.answer("GET").unwrap().text(), "told");
+    };
+    ask(&mut one, "/a");
+    let mut one_a = introduced(&a);
+    answer(&mut one, &mut one_a);
+    ask(&mut one, "/b");
+    let mut one_b = introduced(&b);
+    answer(&mut one, &mut one_b);
+    // The one that may rest rests, for somebody else.
+    ask(&mut two, "/a");
+    let mut two_a = introduced(&a);
+    answer(&mut two, &mut two_a);
+    assert_eq!(two_a.rest().expect("an orderly end"), b"", "one too many");
+    // That a client comes between does not take from another what it has at rest.
+    ask(&mut one, "/a");
+    assert!(one_a.head().line.starts_with("GET /a "));
+    answer(&mut one, &mut one_a);
+    drop(one);
+    assert_eq!(one_a.rest().expect("an orderly end"), b"", "it ends with its client");
+    assert_eq!(one_b.rest().expect("an orderly end"), b"", "and so does this one");
+    ask(&mut two, "/a");
+    let mut two_a = introduced(&a);
+    answer(&mut two, &mut two_a);
+    for _ in 0..3 {
+        ask(&mut two, "/a");
+        assert!(two_a.head().line.starts_with("GET /a "), "there is room now");
+        answer(&mut two, &mut two_a);
+    }
+    assert!(!a.is_called() && !b.is_called());
+}
+
 #[test]
 fn a_reload_may_begin_to_tell_of_clients_that_are_there() {
     let backend = RawBackend::open();
@@ -403,6 +455,63 @@ fn haproxy_and_nginx_behind_us_are_told() {
         }
     }
     drop(nginx);
+}
+
+/// A header is in clear, and the handshake comes behind it: of streams, of requests and of probes.
+#[test]
+fn haproxy_and_nginx_behind_us_are_told_before_tls() {
+    if !program("haproxy") || !program("nginx") {
+        return;
+    }
+    let ca = Authority::new("a test's authority");
+    let pair = ca.issue(&["told.internal"]);
+    let at = free_address();
+    let text = format!(
+        "{DEFAULTS}
+frontend f
+  mode http
+  bind {at} accept-proxy ssl crt FOLDER/both.pem
+  http-request return status 200 content-type text/plain lf-string \"%[src]:%[src_port] %[dst]:%[dst_port] %[ssl_fc_sni]\"
+"
+    );
+    let both = [&pair.cert[..], &pair.key].concat();
+    let files = [("both.pem", &both[..])];
+    let haproxy = Peer::start_with("haproxy", at, &text, &files, haproxy_command);
+    let at = free_address();
+    let folder = Folder::new();
+    pair.write(&folder, "told");
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let server = format!(
+        "listen {at} ssl proxy_protocol; ssl_certificate {}; ssl_certificate_key {}; \
+         location / {{ return 200 \"$proxy_protocol_addr:$proxy_protocol_port \
+         $proxy_protocol_server_addr:$proxy_protocol_server_port $ssl_server_name\"; }}",
+        file("told.pem"),
+        file("told.key")
+    );
+    // Its first `listen` is one without.
+    let _nginx = nginx(free_address(), "", &server);
+    for (name, backend) in [("haproxy", haproxy.address), ("nginx", at)] {
+        for version in ["v1", "v2"] {
+            let keys = format!(
+                "health_check: {{http: {{path: /}}, interval: 100ms, initial: down}}, \
+                 tls: {{ca: ca.pem, server_name: told.internal}}, send_proxy_protocol: {version}"
+            );
+            let folder = Folder::new();
+            folder.file("ca.pem", &ca.pem);
+            let set = setup().http("web", "told").tcp("tcp", "told").pool("told", [backend], &keys);
+            let proxy = Proxy::start_beside(folder, set);
+            proxy.wait_serving("told", 1, PATIENCE);
+            for listener in ["web", "tcp"] {
+                let mut conn = Conn::open(proxy.address(listener)).unwrap();
+                let own = conn.stream().local_addr().unwrap();
+                for _ in 0..2 {
+                    let told = conn.ask(&Ask::get("/")).expect("an answer").text();
+                    let expected = format!("{own} {} told.internal", proxy.address(listener));
+                    assert_eq!(told, expected, "{name} {version} {listener}");
+                }
+            }
+        }
+    }
 }
 
 /// A balancer in front of us: asked, it passes a request on, and the client's address comes through.

@@ -27,7 +27,7 @@ pub struct HealthCheck {
     pub port: Option<u16>,
     /// Probe another address altogether.
     pub address: Option<IpAddr>,
-    /// Probes go over TLS, as the pool's connections do; those of databases never.
+    /// Probes go over TLS, as the pool's connections do.
     pub tls: Option<BackendTls>,
     /// Probes begin with a PROXY header that says that they speak for nobody.
     pub introduce: Option<ProxyVersion>,

@@ -189,8 +189,9 @@ pub fn settle(
 /// clear, TLS is what clients and backends have between them: a `tls` probe takes any certificate.
 pub fn of_probes(check: &mut HealthCheck, tls: Option<&BackendTls>) {
     let elsewhere = check.port.is_some() || check.address.is_some();
+    let only_by_tls = matches!(check.kind, ProbeKind::Tls | ProbeKind::Grpc { .. });
     check.tls = match (tls, &check.kind) {
-        (Some(_), ProbeKind::Http(_) | ProbeKind::Tcp { .. }) if elsewhere => None,
+        (Some(_), _) if elsewhere && !only_by_tls => None,
         (Some(tls), _) => Some(tls.clone()),
         (None, ProbeKind::Tls) => {
             // Cannot fail: there is nothing in it that could be wrong.

@@ -120,9 +120,18 @@ impl Prober for Network {
                         let stream = secured(stream, secure, Offer::Nothing).await?;
                         tls::exchange(stream).await.map(|()| Verdict::Pass)
                     }
-                    ProbeKind::Postgres(ask) => postgres::exchange(stream, ask).await,
-                    ProbeKind::Redis(ask) => redis::exchange(stream, ask).await,
-                    ProbeKind::Mysql(ask) => mysql::exchange(stream, ask).await,
+                    ProbeKind::Postgres(ask) => {
+                        let stream = secured(stream, secure, Offer::Postgres).await?;
+                        postgres::exchange(stream, ask).await
+                    }
+                    ProbeKind::Redis(ask) => {
+                        let stream = secured(stream, secure, Offer::Nothing).await?;
+                        redis::exchange(stream, ask).await
+                    }
+                    ProbeKind::Mysql(ask) => {
+                        let stream = secured(stream, secure, Offer::Nothing).await?;
+                        mysql::exchange(stream, ask).await
+                    }
                 }
             };
             match timeout_at(deadline, exchange).await {

@@ -10,11 +10,11 @@
 
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
-use tokio::net::TcpStream;
 
 use super::wire::{Said, Wire};
 use super::{Failure, Verdict};
 use crate::config::model::{MysqlProbe, MysqlRole};
+use crate::forward::backend_stream::BackendStream;
 
 const NOT_MYSQL: Failure = Failure::Protocol("its answer is not that of a MySQL server");
 const QUERY: &[u8] = b"\x03SELECT @@global.read_only";
@@ -32,7 +32,7 @@ const SECURE_CONNECTION: u32 = 1 << 15;
 const PLUGIN_AUTH: u32 = 1 << 19;
 
 /// Passes if the server lets us in (or refuses nobody in particular) and has the role that is wanted.
-pub(super) async fn exchange(stream: TcpStream, ask: &MysqlProbe) -> Result<Verdict, Failure> {
+pub(super) async fn exchange(stream: BackendStream, ask: &MysqlProbe) -> Result<Verdict, Failure> {
     let mut link = Link { wire: Wire::new(stream), sequence: 0 };
     let found = judge(&mut link, ask).await;
     link.wire.leave(&packet(QUIT, 0)).await;

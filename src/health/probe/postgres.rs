@@ -10,17 +10,20 @@ use bytes::BytesMut;
 use postgres_protocol::authentication::md5_hash;
 use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
 use postgres_protocol::message::frontend;
-use tokio::net::TcpStream;
 
 use super::wire::{Said, Wire};
 use super::{Failure, Verdict};
 use crate::config::model::{PostgresProbe, PostgresRole};
+use crate::forward::backend_stream::BackendStream;
 
 const NOT_POSTGRES: Failure = Failure::Protocol("its answer is not that of a PostgreSQL server");
 const QUERY: &str = "SELECT pg_catalog.pg_is_in_recovery()";
 
 /// Passes if the server answers and has the role that is wanted.
-pub(super) async fn exchange(stream: TcpStream, ask: &PostgresProbe) -> Result<Verdict, Failure> {
+pub(super) async fn exchange(
+    stream: BackendStream,
+    ask: &PostgresProbe,
+) -> Result<Verdict, Failure> {
     let mut wire = Wire::new(stream);
     let mut out = BytesMut::new();
     let hello = [

@@ -3,16 +3,15 @@
 //!
 //! PING comes before ROLE, since a server that loads its data set answers ROLE as if all were well.
 
-use tokio::net::TcpStream;
-
 use super::wire::{Said, Wire};
 use super::{Failure, Verdict};
 use crate::config::model::{RedisProbe, RedisRole};
+use crate::forward::backend_stream::BackendStream;
 
 const NOT_REDIS: Failure = Failure::Protocol("its answer is not that of a Redis server");
 
 /// Passes if the server takes commands and has the role that is wanted.
-pub(super) async fn exchange(stream: TcpStream, ask: &RedisProbe) -> Result<Verdict, Failure> {
+pub(super) async fn exchange(stream: BackendStream, ask: &RedisProbe) -> Result<Verdict, Failure> {
     let mut wire = Wire::new(stream);
     wire.send(&commands(ask)).await?;
     let verdict = judge(&mut wire, ask).await;

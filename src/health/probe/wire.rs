@@ -6,9 +6,9 @@
 use std::fmt;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use super::{ANSWER_BYTES, Failure, part};
+use crate::forward::backend_stream::BackendStream;
 use crate::observe::printable::printable;
 
 /// How much of a server's words is shown.
@@ -35,7 +35,7 @@ impl fmt::Display for Said {
 
 #[derive(Debug)]
 pub(super) struct Wire {
-    stream: TcpStream,
+    stream: BackendStream,
     /// All that was read; at most [`ANSWER_BYTES`].
     seen: Vec<u8>,
     /// So much of it was taken.
@@ -43,12 +43,13 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    pub fn new(stream: TcpStream) -> Wire {
+    pub fn new(stream: BackendStream) -> Wire {
         Wire { stream, seen: Vec::new(), taken: 0 }
     }
 
     pub async fn send(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        self.stream.write_all(bytes).await.map_err(|error| Failure::from_io(&error))
+        self.stream.write_all(bytes).await.map_err(|error| Failure::from_io(&error))?;
+        self.stream.flush().await.map_err(|error| Failure::from_io(&error))
     }
 
     /// The next `count` bytes.

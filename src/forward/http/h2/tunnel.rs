@@ -109,6 +109,15 @@ impl Socket for TunnelStream {
     fn reset_on_close(&mut self) {
         self.reset();
     }
+
+    fn break_off(&mut self) {
+        self.reset();
+    }
+
+    /// Whatever the task has taken is sent before the reset.
+    fn is_delivered(&self) -> bool {
+        true
+    }
 }
 
 impl AsyncRead for TunnelStream {

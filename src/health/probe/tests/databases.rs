@@ -2,15 +2,24 @@
 //! in tests/it/databases.rs.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use rustls::ServerConfig;
+use rustls::pki_types::ServerName;
+use rustls::sign::SingleCertAndKey;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
-use super::{Failure, Verdict, probe};
+use super::{Failure, Network, Prober, Verdict, check, probe};
 use crate::config::model::{
-    MysqlProbe, MysqlRole, PostgresProbe, PostgresRole, ProbeKind, RedisProbe, RedisRole, Secret,
+    BackendTls, HealthCheck, MysqlProbe, MysqlRole, PostgresProbe, PostgresRole, ProbeKind,
+    Protocol, RedisProbe, RedisRole, Secret,
 };
+use crate::pool::BackendAddr;
+use crate::tls::testing::{Authority, Folder, LONG};
+use crate::tls::{certificates, client, provider};
 
 #[derive(Clone)]
 enum Act {
@@ -36,7 +45,7 @@ async fn server(script: Vec<Act>, piece: usize) -> SocketAddr {
     addr
 }
 
-async fn play(mut stream: TcpStream, script: Vec<Act>, piece: usize) {
+async fn play(mut stream: impl AsyncRead + AsyncWrite + Unpin, script: Vec<Act>, piece: usize) {
     let mut heard = Vec::new();
     for act in script {
         match act {
@@ -51,6 +60,7 @@ async fn play(mut stream: TcpStream, script: Vec<Act>, piece: usize) {
             Act::Say(text) => {
                 for piece in text.chunks(piece) {
                     let _ = stream.write_all(piece).await;
+                    let _ = stream.flush().await;
                     tokio::task::yield_now().await;
                 }
             }
@@ -235,6 +245,39 @@ async fn postgres_tells_its_role_and_is_left_in_good_order() {
         let script = [HELLO, welcome(), ASKED, recovery(value.as_bytes())];
         expect(&postgres(role, None), &script, expected).await;
     }
+}
+
+/// As PostgreSQL takes it from version 17 on (`sslnegotiation=direct`): TLS from the first byte, by ALPN.
+#[tokio::test(flavor = "local")]
+async fn postgres_within_tls_is_told_what_is_meant_by_alpn() {
+    let (folder, authority) = (Folder::new(), Authority::new("a test's authority"));
+    let certificate = folder.pair("db", &authority.issue(&["db.test"], 1, LONG));
+    let ca = certificates::authorities(&folder.write("ca.pem", &authority.cert)).unwrap();
+    let config = client::settings(Some(&ca), None, true, Protocol::Http1).unwrap();
+    let tls = BackendTls { ca: Some(ca), server_name: None, client: None, verify: true, config };
+    let mut server = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(certificate.certified.clone())));
+    server.alpn_protocols = vec![b"postgresql".to_vec()];
+    let acceptor = TlsAcceptor::from(Arc::new(server));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let addr = listener.local_addr().expect("it is bound");
+    let script = vec![HELLO, welcome(), ASKED, recovery(b"t")];
+    let serving = tokio::task::spawn_local(async move {
+        let (stream, _) = listener.accept().await.expect("a probe comes");
+        let stream = acceptor.accept(stream).await.expect("it speaks TLS");
+        let alpn = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+        play(stream, script, usize::MAX).await;
+        alpn
+    });
+    let kind = postgres(PostgresRole::Primary, None);
+    let check = HealthCheck { tls: Some(tls), ..check(kind) };
+    let name = ServerName::try_from("db.test").unwrap();
+    let verdict = Network.probe(&check, BackendAddr(addr), Some(&name)).await;
+    assert!(matches!(verdict, Verdict::WrongRole("it is a replica (in recovery)")), "{verdict:?}");
+    assert_eq!(serving.await.unwrap().as_deref(), Some(&b"postgresql"[..]));
 }
 
 #[tokio::test(flavor = "local")]
