@@ -100,13 +100,6 @@ impl BackendStream {
         }
     }
 
-    /// When it is dropped TLS does not say that all was said.
-    pub fn break_off(&mut self) {
-        if let BackendStream::Tls(tls) = self {
-            tls.broken = true;
-        }
-    }
-
     /// Whether nothing has come, not even an end, as far as the runtime has heard. What TLS says on its
     /// own account (session tickets) is taken in on the way and is nothing.
     pub fn is_quiet(&mut self) -> bool {
@@ -206,6 +199,12 @@ impl Socket for BackendStream {
         // A socket that is already broken needs no reset.
         let _ = SockRef::from(self.socket()).set_linger(Some(Duration::ZERO));
         self.break_off();
+    }
+
+    fn break_off(&mut self) {
+        if let BackendStream::Tls(tls) = self {
+            tls.broken = true;
+        }
     }
 
     fn plain(&self) -> Option<Plain<'_>> {

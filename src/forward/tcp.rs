@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::backend_stream::BackendStream;
 use super::buffers::Buffers;
 use super::splice::{Broken, Pipes, Splice, Stop};
 use crate::listen::Socket;
@@ -55,9 +54,9 @@ pub enum Way {
 
 /// Relays until both directions have ended or one failed. `deadline` is this function's while it
 /// runs; `count` hears of all bytes that were written.
-pub async fn relay<C>(
+pub async fn relay<C, B>(
     client: &mut C,
-    backend: &mut BackendStream,
+    backend: &mut B,
     buffers: &Buffers,
     pipes: &Pipes,
     deadline: &Deadline,
@@ -66,6 +65,7 @@ pub async fn relay<C>(
 ) -> End
 where
     C: AsyncRead + AsyncWrite + Socket + Unpin,
+    B: AsyncRead + AsyncWrite + Socket + Unpin,
 {
     let mut up = Direction::new();
     let mut down = Direction::new();
@@ -317,6 +317,7 @@ mod tests {
     use tokio::task::LocalSet;
 
     use super::*;
+    use crate::forward::backend_stream::BackendStream;
     use crate::lifecycle::status::Status;
     use crate::listen::ClientStream;
     use crate::timer::Wheel;

@@ -87,6 +87,9 @@ pub trait Socket {
 
     /// When it is dropped the other side gets a reset instead of an orderly end.
     fn reset_on_close(&mut self);
+
+    /// When it is dropped nothing is said that would tell the other side that this was all.
+    fn break_off(&mut self) {}
 }
 
 impl Socket for ClientStream {
