@@ -21,7 +21,7 @@ pub enum Cause {
     BadRequest,
     /// CONNECT: this is no forward proxy.
     MethodNotAllowed,
-    /// CONNECT with a protocol that is not known, or that its backend does not speak.
+    /// CONNECT with a protocol that is not known, or a WebSocket that its backend has not in HTTP/2.
     Unsupported,
     /// `allow`, `deny`, or a tcp route's `reject`.
     Denied,

@@ -18,7 +18,7 @@ use crate::forward::http::exchange::{self, Clocks};
 use crate::forward::http::front::Line;
 use crate::forward::http::head::{Framing, RequestHead, ResponseHead};
 use crate::forward::http::upload::Upload;
-use crate::forward::http::{Back, Front};
+use crate::forward::http::{Back, Front, websocket};
 use crate::outcome::{Cause, Sent};
 use crate::pool::Lease;
 
@@ -53,6 +53,8 @@ pub struct Attempt<'a> {
     pub rules: &'a Rules<'a>,
     /// The protocol that the client wants to change to.
     pub upgrade: Option<&'a [u8]>,
+    /// That is WebSocket, for which HTTP/2 has a form as well.
+    pub websocket: bool,
     /// An answer that is cut short may be asked for again.
     pub repeatable: bool,
     /// The request's body is read as data, not as HTTP/1 frames it.
@@ -158,9 +160,18 @@ impl Attempt<'_> {
             }
             Back::H2(stream) => {
                 let scheme = if lease.tls().is_some() { Scheme::HTTPS } else { Scheme::HTTP };
-                let request = head::pass_on_h2(self.head, self.rules, addr, scheme);
-                let bodiless = matches!(self.head.framing, Framing::None | Framing::Length(0));
-                stream.set_request(request.map_err(unsent)?, bodiless);
+                let (head, websocket) = (self.head, self.websocket);
+                // Of those that there are to this backend, each says the same.
+                if websocket && !stream.takes_tunnels() {
+                    return Err(unsent(Cause::Unsupported));
+                }
+                let request = head::pass_on_h2(head, self.rules, addr, scheme, websocket);
+                let request = request.map_err(unsent)?;
+                let bodiless = matches!(head.framing, Framing::None | Framing::Length(0));
+                match websocket::accept(&head.store).filter(|_| websocket) {
+                    Some(accept) => stream.set_tunnel(request, accept),
+                    None => stream.set_request(request, bodiless),
+                }
                 Ok(None)
             }
         }

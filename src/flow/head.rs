@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 
+use h2::ext::Protocol;
 use http::uri::{self, Authority, PathAndQuery, Scheme, Uri};
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode};
 
@@ -124,6 +125,15 @@ pub fn switches_to(head: &RequestHead, answer: &ResponseHead, asked: &[u8]) -> b
             .any(|protocol| members(asked).any(|asked| asked.eq_ignore_ascii_case(protocol)))
 }
 
+/// Whether a change to `asked` is one that HTTP/2 has a form for: WebSocket is the only one (RFC 8441), and
+/// only its handshake as RFC 6455 has it can be put into the other form.
+pub fn asks_for_websocket(head: &RequestHead, asked: &[u8]) -> bool {
+    let bodiless = matches!(head.framing, Framing::None | Framing::Length(0));
+    let named = || members(asked).any(|asked| asked.eq_ignore_ascii_case(b"websocket"));
+    head.is_websocket()
+        || (head.method == Method::GET && bodiless && named() && websocket::is_asked(&head.store))
+}
+
 /// What is told of the client, and what the route says, for a request on its way to a backend.
 #[derive(Debug)]
 pub struct Rules<'a> {
@@ -170,12 +180,14 @@ pub fn pass_on(
     write::end_of_head(to);
 }
 
-/// The same for a backend of HTTP/2 (RFC 9113 8.3.1). Refused is what it has no form for.
+/// The same for a backend of HTTP/2 (RFC 9113 8.3.1). Refused is what it has no form for. `websocket`: it is
+/// the handshake of one, which is a CONNECT there (RFC 8441 5).
 pub fn pass_on_h2(
     head: &RequestHead,
     rules: &Rules<'_>,
     backend: BackendAddr,
     scheme: Scheme,
+    websocket: bool,
 ) -> Result<Request<()>, Cause> {
     let refused = Cause::BadRequest;
     let mut uri = uri::Parts::default();
@@ -188,6 +200,10 @@ pub fn pass_on_h2(
     uri.scheme = Some(scheme);
     let mut request = Request::new(());
     *request.method_mut() = head.method.clone();
+    if websocket {
+        *request.method_mut() = Method::CONNECT;
+        request.extensions_mut().insert(Protocol::from_static("websocket"));
+    }
     *request.version_mut() = http::Version::HTTP_2;
     *request.uri_mut() = Uri::from_parts(uri).map_err(|_| refused)?;
     let headers = request.headers_mut();
@@ -203,8 +219,10 @@ pub fn pass_on_h2(
     if trailers {
         push(b"te", b"trailers");
     }
-    if let Framing::Length(length) = head.framing {
-        push(b"content-length", length.to_string().as_bytes());
+    match head.framing {
+        _ if websocket => drop(request.headers_mut().remove(websocket::KEY)),
+        Framing::Length(length) => push(b"content-length", length.to_string().as_bytes()),
+        Framing::None | Framing::Chunked | Framing::UntilClose => {}
     }
     if sound { Ok(request) } else { Err(refused) }
 }

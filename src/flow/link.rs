@@ -21,19 +21,19 @@ use crate::timer::Elapsed;
 use crate::tls::client::Trouble;
 
 impl Attempt<'_> {
-    /// A connection that rests since an earlier request, or one that is shared. A protocol is changed on a
-    /// fresh one.
+    /// A connection that rests since an earlier request, or one that is shared. In HTTP/1.1 a protocol is
+    /// changed on a fresh one.
     pub(super) fn kept(&self, lease: &Lease) -> Option<Back> {
         let worker = &self.client.worker;
         let (id, now, careful) = (lease.backend().id, worker.wheel.now(), !self.plan.ask.safe);
-        if self.upgrade.is_some() {
-            return None;
-        }
         let tls = lease.tls().map(|tls| &tls.config);
         let owner = self.client.owner(lease.picker().pool());
         let alone = || worker.idle.take(id, owner, now, careful, tls).map(Back::H1);
         let shared = || worker.shared_conns.take(id, now, careful, tls).map(Back::H2);
         match lease.picker().pool().config.protocol {
+            Protocol::Http1 if self.upgrade.is_some() => None,
+            // It may be that only HTTP/1.1 has what was asked for.
+            Protocol::Auto if self.upgrade.is_some() => shared().filter(|conn| self.fits(conn)),
             Protocol::Http1 => alone(),
             Protocol::H2 | Protocol::H2c => shared(),
             Protocol::Auto => shared().or_else(alone),
@@ -44,11 +44,33 @@ impl Attempt<'_> {
     pub(super) async fn connect(&self, lease: &Lease, clocks: &Clocks) -> Result<Back, Cause> {
         match lease.picker().pool().config.protocol {
             Protocol::Http1 => self.alone(lease, clocks, Offer::Protocol).await,
-            // Only HTTP/1.1 has what was asked for.
-            Protocol::Auto if self.upgrade.is_some() => {
-                self.alone(lease, clocks, Offer::Http1).await
-            }
+            Protocol::Auto if self.upgrade.is_some() => self.either(lease, clocks).await,
             Protocol::H2 | Protocol::H2c | Protocol::Auto => self.shared(lease, clocks).await,
+        }
+    }
+
+    /// For a change of protocol, what the backend has it in: a stream where it takes WebSocket over HTTP/2,
+    /// else a fresh connection of HTTP/1.1.
+    async fn either(&self, lease: &Lease, clocks: &Clocks) -> Result<Back, Cause> {
+        if self.websocket {
+            let (worker, id) = (&self.client.worker, lease.backend().id);
+            let (now, tls) = (worker.wheel.now(), lease.tls().map(|tls| &tls.config));
+            let found = match worker.shared_conns.take(id, now, false, tls) {
+                Some(stream) => Back::H2(stream),
+                None => self.shared(lease, clocks).await?,
+            };
+            if self.fits(&found) {
+                return Ok(found);
+            }
+        }
+        self.alone(lease, clocks, Offer::Http1).await
+    }
+
+    /// Whether the change of protocol that is asked for can be had there.
+    fn fits(&self, conn: &Back) -> bool {
+        match conn {
+            Back::H1(_) => true,
+            Back::H2(stream) => self.websocket && stream.takes_tunnels(),
         }
     }
 

@@ -242,14 +242,14 @@ async fn forward(
     if data {
         front.want_data();
     }
-    if head.is_websocket() && matches!(protocol, Protocol::H2 | Protocol::H2c) {
-        return Err(Cause::Unsupported);
-    }
-    // HTTP/2 has no changes of protocol (RFC 9113 8.6); whoever asks for one gets his answer without.
-    let upgrade =
-        head::upgrade(head).filter(|_| matches!(protocol, Protocol::Http1 | Protocol::Auto));
+    let upgrade = head::upgrade(head);
+    let websocket = upgrade.is_some_and(|asked| head::asks_for_websocket(head, asked));
+    // HTTP/2 has no other changes of protocol (RFC 9113 8.6); whoever asks for one gets his answer without.
+    let has_it = websocket || matches!(protocol, Protocol::Http1 | Protocol::Auto);
+    let upgrade = if has_it { upgrade } else { None };
     let repeatable = plan.ask.safe && retry.on.truncated && retry.attempts > 1;
-    let attempt = Attempt { client, plan, clocks, head, rules: &rules, upgrade, repeatable, data };
+    let attempt =
+        Attempt { client, plan, clocks, head, rules: &rules, upgrade, websocket, repeatable, data };
     let in_progress = picker.begin_request(worker.id);
     let cells = picker.pool().state.cells.of(worker.id);
     let mut retries = Retries::new(plan.ask.safe);

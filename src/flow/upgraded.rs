@@ -27,16 +27,22 @@ use crate::timer::Deadline;
 /// After 101 the two ends speak what they like.
 pub async fn connection(client: &Client, conn: ClientConn, upgrade: Upgrade) {
     let Upgrade { exchange, record, idle } = upgrade;
-    let (mut stream, from_client) = conn.into_parts();
+    let (mut stream, ahead) = conn.into_parts();
     let Exchange { lease, conn: backend, entered: _entered, .. } = exchange;
-    let Some((mut backend, from_backend)) = own(backend) else {
-        return record.finish(Some(Cause::Garbage));
+    let step = &client.session.deadline;
+    let talk = Talk { client, lease: &lease, step, idle, whole: true };
+    let end = match backend {
+        Back::H1(conn) => {
+            let (mut backend, early) = conn.into_socket();
+            talk.unless_cut((&mut stream, ahead), (&mut backend, early), true).await
+        }
+        Back::H2(conn) => {
+            let Some(mut backend) = conn.into_tunnel() else {
+                return record.finish(Some(Cause::Garbage));
+            };
+            talk.unless_cut((&mut stream, ahead), (&mut backend, None), false).await
+        }
     };
-    let early = early(&mut stream, &mut backend, (from_client, from_backend));
-    if !matches!(client.session.deadline.within(idle, early).await, Ok(Ok(()))) {
-        return record.finish(Some(Cause::ClientGone));
-    }
-    let end = relay(client, &lease, &mut stream, &mut backend, idle).await;
     finish(client, &lease, &record, end);
 }
 
@@ -44,46 +50,24 @@ pub async fn connection(client: &Client, conn: ClientConn, upgrade: Upgrade) {
 pub async fn stream(client: &Client, tunnel: Tunnel, upgrade: Upgrade, step: &Deadline) {
     let Upgrade { exchange, record, idle } = upgrade;
     let Exchange { lease, conn: backend, entered: _entered, .. } = exchange;
-    let Some((mut backend, from_backend)) = own(backend) else {
-        return record.finish(Some(Cause::Garbage));
-    };
     let Some(mut stream) = tunnel.open().await else {
         return record.finish(Some(Cause::ClientGone));
     };
-    let early = early(&mut stream, &mut backend, (None, from_backend));
-    if !matches!(step.within(idle, early).await, Ok(Ok(()))) {
-        backend.reset_on_close();
-        stream.reset_on_close();
-        return record.finish(Some(Cause::ClientGone));
-    }
     // The client's connection counts its bytes, all streams in one.
-    let end = counted(client, &lease, (&mut stream, &mut backend), step, idle, false).await;
+    let talk = Talk { client, lease: &lease, step, idle, whole: false };
+    let end = match backend {
+        Back::H1(conn) => {
+            let (mut backend, early) = conn.into_socket();
+            talk.begin((&mut stream, None), (&mut backend, early), true).await
+        }
+        Back::H2(conn) => {
+            let Some(mut backend) = conn.into_tunnel() else {
+                return record.finish(Some(Cause::Garbage));
+            };
+            talk.begin((&mut stream, None), (&mut backend, None), false).await
+        }
+    };
     finish(client, &lease, &record, Some(end));
-}
-
-/// No stream of HTTP/2 to a backend changes its protocol: an attempt takes an answer of 101 for garbage
-/// there.
-fn own(conn: Back) -> Option<(BackendStream, Option<Buffer>)> {
-    match conn {
-        Back::H1(conn) => Some(conn.into_socket()),
-        Back::H2(_) => None,
-    }
-}
-
-/// What either side has sent behind its head.
-async fn early(
-    client: &mut (impl AsyncWrite + Unpin),
-    backend: &mut BackendStream,
-    (from_client, from_backend): (Option<Buffer>, Option<Buffer>),
-) -> io::Result<()> {
-    if let Some(early) = &from_client {
-        backend.write_all(early.data()).await?;
-        backend.flush().await?;
-    }
-    if let Some(early) = &from_backend {
-        client.write_all(early.data()).await?;
-    }
-    Ok(())
 }
 
 fn finish(client: &Client, lease: &Lease, record: &Record, end: Option<End>) {
@@ -99,7 +83,7 @@ fn finish(client: &Client, lease: &Lease, record: &Record, end: Option<End>) {
     });
 }
 
-/// Relays until the stream ends; `None` if it was cut.
+/// Relays a TCP stream until it ends; `None` if it was cut.
 pub async fn relay(
     client: &Client,
     lease: &Lease,
@@ -108,8 +92,8 @@ pub async fn relay(
     idle: Duration,
 ) -> Option<End> {
     let session = &client.session;
-    let relay = counted(client, lease, (stream, backend), &session.deadline, idle, true);
-    let end = session.unless_cut(relay).await;
+    let talk = Talk { client, lease, step: &session.deadline, idle, whole: true };
+    let end = session.unless_cut(talk.relay(stream, backend, true)).await;
     if end.is_none() {
         // Cut in the middle: neither side is to take it for all.
         stream.reset_on_close();
@@ -118,40 +102,107 @@ pub async fn relay(
     end
 }
 
-/// `whole`: the stream is all of its client's connection.
-async fn counted<C>(
-    client: &Client,
-    lease: &Lease,
-    (stream, backend): (&mut C, &mut BackendStream),
-    deadline: &Deadline,
+/// What is known of a stream beside its two ends.
+struct Talk<'a> {
+    client: &'a Client,
+    lease: &'a Lease,
+    step: &'a Deadline,
+    /// Longest silence.
     idle: Duration,
+    /// It is all of its client's connection.
     whole: bool,
-) -> End
-where
-    C: AsyncRead + AsyncWrite + Socket + Unpin,
-{
-    let cells = lease.backend().cells.of(client.worker.id);
-    let ours = client.session.cells();
-    let said = Cell::new(false);
-    let count = |way, bytes| match way {
-        Way::ToBackend => {
-            if whole {
-                ours.received_bytes.add(bytes);
-            }
-            cells.sent_bytes.add(bytes);
+}
+
+impl Talk<'_> {
+    /// `None` if the client's connection was cut meanwhile: then neither side is to take it for all.
+    async fn unless_cut<C, B>(
+        &self,
+        (stream, from_client): (&mut C, Option<Buffer>),
+        (backend, from_backend): (&mut B, Option<Buffer>),
+        own: bool,
+    ) -> Option<End>
+    where
+        C: AsyncRead + AsyncWrite + Socket + Unpin,
+        B: AsyncRead + AsyncWrite + Socket + Unpin,
+    {
+        let told = self.begin((&mut *stream, from_client), (&mut *backend, from_backend), own);
+        let end = self.client.session.unless_cut(told).await;
+        if end.is_none() {
+            stream.reset_on_close();
+            backend.reset_on_close();
         }
-        Way::ToClient => {
-            cells.received_bytes.add(bytes);
-            if whole {
-                ours.sent_bytes.add(bytes);
-            }
-            if !said.replace(true) {
-                judge::streams(&client.worker, lease);
-            }
+        end
+    }
+
+    /// Relays once either side has got what the other has sent behind its head. `own`: the backend's end
+    /// is all of a connection, too.
+    async fn begin<C, B>(
+        &self,
+        (stream, from_client): (&mut C, Option<Buffer>),
+        (backend, from_backend): (&mut B, Option<Buffer>),
+        own: bool,
+    ) -> End
+    where
+        C: AsyncRead + AsyncWrite + Socket + Unpin,
+        B: AsyncRead + AsyncWrite + Socket + Unpin,
+    {
+        let early = early((stream, from_client), (backend, from_backend));
+        if !matches!(self.step.within(self.idle, early).await, Ok(Ok(()))) {
+            backend.reset_on_close();
+            stream.reset_on_close();
+            return if self.step.is_cut() { End::Cut } else { End::ClientReset };
         }
-    };
-    judge::reached(lease);
-    let _open = cells.open.while_held();
-    let Worker { buffers, pipes, .. } = &*client.worker;
-    tcp::relay(stream, backend, buffers, pipes, deadline, idle, count).await
+        self.relay(stream, backend, own).await
+    }
+
+    async fn relay<C, B>(&self, stream: &mut C, backend: &mut B, own: bool) -> End
+    where
+        C: AsyncRead + AsyncWrite + Socket + Unpin,
+        B: AsyncRead + AsyncWrite + Socket + Unpin,
+    {
+        let Talk { client, lease, step, idle, whole } = *self;
+        let cells = lease.backend().cells.of(client.worker.id);
+        let ours = client.session.cells();
+        let said = Cell::new(false);
+        let count = |way, bytes| match way {
+            Way::ToBackend => {
+                if whole {
+                    ours.received_bytes.add(bytes);
+                }
+                if own {
+                    cells.sent_bytes.add(bytes);
+                }
+            }
+            Way::ToClient => {
+                if own {
+                    cells.received_bytes.add(bytes);
+                }
+                if whole {
+                    ours.sent_bytes.add(bytes);
+                }
+                if !said.replace(true) {
+                    judge::streams(&client.worker, lease);
+                }
+            }
+        };
+        judge::reached(lease);
+        let _open = own.then(|| cells.open.while_held());
+        let Worker { buffers, pipes, .. } = &*client.worker;
+        tcp::relay(stream, backend, buffers, pipes, step, idle, count).await
+    }
+}
+
+/// What either side has sent behind its head.
+async fn early(
+    (client, from_client): (&mut (impl AsyncWrite + Unpin), Option<Buffer>),
+    (backend, from_backend): (&mut (impl AsyncWrite + Unpin), Option<Buffer>),
+) -> io::Result<()> {
+    if let Some(early) = from_client {
+        backend.write_all(early.data()).await?;
+        backend.flush().await?;
+    }
+    if let Some(early) = from_backend {
+        client.write_all(early.data()).await?;
+    }
+    Ok(())
 }

@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::backend_stream::BackendStream;
 use super::buffers::Buffers;
 use super::splice::{Broken, Pipes, Splice, Stop};
 use crate::listen::Socket;
@@ -61,9 +60,9 @@ pub enum Way {
 
 /// Relays until both directions have ended or one failed. `deadline` is this function's while it
 /// runs; `count` hears of all bytes that were written.
-pub async fn relay<C>(
+pub async fn relay<C, B>(
     client: &mut C,
-    backend: &mut BackendStream,
+    backend: &mut B,
     buffers: &Buffers,
     pipes: &Pipes,
     deadline: &Deadline,
@@ -72,6 +71,7 @@ pub async fn relay<C>(
 ) -> End
 where
     C: AsyncRead + AsyncWrite + Socket + Unpin,
+    B: AsyncRead + AsyncWrite + Socket + Unpin,
 {
     let mut up = Direction::new();
     let mut down = Direction::new();
@@ -352,6 +352,7 @@ mod tests {
     use tokio::task::LocalSet;
 
     use super::*;
+    use crate::forward::backend_stream::BackendStream;
     use crate::lifecycle::status::Status;
     use crate::listen::ClientStream;
     use crate::timer::Wheel;

@@ -50,3 +50,4 @@ mod tidy;
 mod tiers;
 mod tls;
 mod websocket;
+mod websocket_h2;

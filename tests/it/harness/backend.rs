@@ -94,6 +94,15 @@ impl Backend {
         self.tell(if yes { "healthy" } else { "ill" });
     }
 
+    /// The check of a pool that asks this one how its own backend is.
+    pub fn check_elsewhere(&self) -> String {
+        let (ip, port) = (self.address.ip(), self.address.port());
+        format!(
+            "health_check: {{http: {{path: /healthz}}, address: \"{ip}\", port: {port}, \
+             interval: 100ms, interval_unsettled: 50ms, timeout: 250ms, fall: 2, rise: 2}}"
+        )
+    }
+
     /// From now on it refuses connections; those it has are closed.
     pub fn kill(&mut self) {
         self.child.kill();

@@ -10,6 +10,7 @@ mod certificates;
 mod child;
 pub mod databases;
 mod evenkeel;
+pub mod h2_server;
 mod load;
 mod metrics;
 mod nginx;
@@ -19,6 +20,7 @@ mod raw;
 mod request;
 mod setup;
 pub mod sql;
+pub mod websocket;
 mod wire;
 mod witness;
 

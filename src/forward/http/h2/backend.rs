@@ -12,6 +12,7 @@ use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 
+use super::backend_tunnel::BackendTunnel;
 use super::connections::SharedConn;
 use crate::forward::buffer::Buffer;
 use crate::forward::buffers::Buffers;
@@ -19,6 +20,7 @@ use crate::forward::http::back::Deaf;
 use crate::forward::http::h1::body::Broken;
 use crate::forward::http::h1::chunked::is_trailer;
 use crate::forward::http::head::{Framing, Heads, ResponseHead, number};
+use crate::forward::http::websocket;
 use crate::outcome::Cause;
 use crate::route::fields::Store;
 
@@ -30,6 +32,8 @@ pub struct Stream {
     request: Option<Request<()>>,
     /// Nothing follows the head.
     bodiless: bool,
+    /// The request is for a tunnel; what HTTP/1.1 says where that is granted.
+    accept: Option<String>,
     up: Option<SendStream<Bytes>>,
     answer: Option<ResponseFuture>,
     down: Option<RecvStream>,
@@ -51,6 +55,7 @@ impl Stream {
             conn,
             request: None,
             bodiless: false,
+            accept: None,
             up: None,
             answer: None,
             down: None,
@@ -65,6 +70,23 @@ impl Stream {
     /// What is to be asked; `bodiless`: the head is all there is.
     pub fn set_request(&mut self, request: Request<()>, bodiless: bool) {
         (self.request, self.bodiless) = (Some(request), bodiless);
+    }
+
+    /// The same of a CONNECT for a WebSocket (RFC 8441). A success comes out as HTTP/1.1 would have it, as
+    /// 101 with this in `Sec-WebSocket-Accept`.
+    pub fn set_tunnel(&mut self, request: Request<()>, accept: String) {
+        self.set_request(request, true);
+        self.accept = Some(accept);
+    }
+
+    /// The backend has said that it takes such a CONNECT.
+    pub fn takes_tunnels(&self) -> bool {
+        self.conn.takes_tunnels()
+    }
+
+    /// What it has become by a success.
+    pub fn into_tunnel(mut self: Box<Self>) -> Option<BackendTunnel> {
+        Some(BackendTunnel::new(self.conn.clone(), self.up.take()?, self.down.take()?))
     }
 
     /// Whether a body, be it an empty one, follows the head.
@@ -85,7 +107,7 @@ impl Stream {
             Poll::Ready(Ok(())) => {}
             Poll::Ready(Err(error)) => return Poll::Ready(Err(self.not_sent(&error))),
         }
-        match sender.send_request(request, self.bodiless) {
+        match sender.send_request(request, self.bodiless && self.accept.is_none()) {
             Ok((answer, up)) => {
                 (self.answer, self.up) = (Some(answer), Some(up));
                 Poll::Ready(Ok(()))
@@ -122,14 +144,7 @@ impl Stream {
         if from.is_empty() {
             return Poll::Ready(Ok(())); // the connection's task sees to it
         }
-        up.reserve_capacity(from.len());
-        while up.capacity() == 0 {
-            match ready!(up.poll_capacity(cx)) {
-                Some(Ok(_)) => {}
-                Some(Err(_)) | None => return Poll::Ready(Err(Deaf)),
-            }
-        }
-        let n = up.capacity().min(from.len());
+        let n = ready!(poll_room(up, cx, from.len()))?;
         let data = Bytes::copy_from_slice(&from.data()[..n]);
         let whole = n == from.len();
         up.send_data(data, last && whole).map_err(|_| Deaf)?;
@@ -162,6 +177,14 @@ impl Stream {
             Ok(answer) => {
                 let (parts, down) = answer.into_parts();
                 let answer = Response::from_parts(parts, ());
+                if let Some(accept) = self.accept.take() {
+                    if answer.status().is_success() {
+                        (self.ended, self.down) = (true, Some(down));
+                        return Poll::Ready(Ok(switched(answer, &accept, heads)));
+                    }
+                    // There is no tunnel, and so nothing more to be said. Whoever is gone need not know.
+                    let _ = self.finish(None);
+                }
                 let framing = framing(&answer, to_head, down.is_end_stream());
                 // Where no body belongs, an empty frame may still follow that says so.
                 let bare = matches!(framing, Framing::None | Framing::Length(0));
@@ -262,6 +285,22 @@ impl Drop for Stream {
     }
 }
 
+/// So much may be sent at once, `wanted` at the most. An error: the backend takes no more.
+pub fn poll_room(
+    up: &mut SendStream<Bytes>,
+    cx: &mut Context<'_>,
+    wanted: usize,
+) -> Poll<Result<usize, Deaf>> {
+    up.reserve_capacity(wanted);
+    while up.capacity() == 0 {
+        match ready!(up.poll_capacity(cx)) {
+            Some(Ok(_)) => {}
+            Some(Err(_)) | None => return Poll::Ready(Err(Deaf)),
+        }
+    }
+    Poll::Ready(Ok(up.capacity().min(wanted)))
+}
+
 /// What a failed connection or stream is to the request on it.
 pub fn cause(error: &h2::Error) -> Cause {
     match error.is_library() {
@@ -299,6 +338,16 @@ fn head(answer: &Response<()>, framing: Framing, heads: &Heads) -> ResponseHead 
     }
     let (status, reason) = (answer.status(), 0..0);
     ResponseHead { status, framing, keep_alive: true, reason, store }
+}
+
+/// The head by which HTTP/1.1 would have granted a WebSocket.
+fn switched(mut answer: Response<()>, accept: &str, heads: &Heads) -> ResponseHead {
+    answer.headers_mut().remove(header::SEC_WEBSOCKET_ACCEPT);
+    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let mut head = head(&answer, Framing::None, heads);
+    head.store.push(b"upgrade", b"websocket");
+    head.store.push(websocket::ACCEPT.as_bytes(), accept.as_bytes());
+    head
 }
 
 /// Trailers as HTTP/2 sends them.

@@ -111,6 +111,11 @@ impl SharedConn {
         self.send.clone()
     }
 
+    /// The backend takes an extended CONNECT on it (RFC 8441 3).
+    pub fn takes_tunnels(&self) -> bool {
+        self.send.is_extended_connect_protocol_enabled()
+    }
+
     /// A request has begun on it.
     pub fn enter(&self) {
         self.streams.set(self.streams.get() + 1);

@@ -5,6 +5,7 @@
 //! for an answer polls the stream itself, as with HTTP/1, so that nothing is read that has nowhere to go.
 
 pub mod backend;
+pub mod backend_tunnel;
 pub mod client;
 pub mod connections;
 mod request;
