@@ -10,7 +10,7 @@ use crate::harness::{Conn, PATIENCE, Proxy, RawBackend, Setup, get, setup};
 
 /// What came of a request that was written frame by frame.
 #[derive(Debug, PartialEq, Eq)]
-enum End {
+pub enum End {
     Status(u16),
     /// RST_STREAM with this code.
     Reset(u32),
@@ -18,7 +18,7 @@ enum End {
     Gone(u32),
 }
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
@@ -67,7 +67,7 @@ fn digits(coded: &[u8]) -> u16 {
     next() * 100 + next() * 10 + next()
 }
 
-fn end(mut stream: TcpStream) -> End {
+pub fn end(mut stream: TcpStream) -> End {
     loop {
         let mut head = [0; 9];
         if stream.read_exact(&mut head).is_err() {
@@ -194,7 +194,7 @@ fn one_listener_speaks_both_and_tells_them_apart_byte_by_byte() {
 }
 
 /// A connection on which nothing was asked yet.
-fn open(address: SocketAddr) -> TcpStream {
+pub fn open(address: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(PREFACE).unwrap();

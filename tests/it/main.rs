@@ -21,6 +21,7 @@ mod h1_streams;
 mod h2;
 mod h2_backend;
 mod h2_frames;
+mod h2_smuggling;
 mod health;
 mod http_balance;
 mod http_errors;
