@@ -3,7 +3,6 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::thread;
 use std::time::Duration;
 
 use crate::harness::{Conn, PATIENCE, Proxy, RawBackend, Setup, get, setup};
@@ -24,7 +23,7 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// RFC 7541 6.2.2: each field as it is, without indexing.
-fn fields(list: &[(&str, &str)]) -> Vec<u8> {
+pub fn fields(list: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in list {
         block.push(0);
@@ -181,9 +180,11 @@ fn one_listener_speaks_both_and_tells_them_apart_byte_by_byte() {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_nodelay(true).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    for byte in bytes {
+    let received = "evenkeel_listener_received_bytes_total";
+    let before = proxy.metric(received, &[]);
+    for (n, byte) in (1..).zip(bytes) {
         stream.write_all(&[byte]).unwrap();
-        thread::sleep(Duration::from_millis(1));
+        proxy.wait_metric(received, &[], before + f64::from(n));
     }
     assert_eq!(end(stream), End::Status(200));
     // A method that merely begins like the preface is HTTP/1.
