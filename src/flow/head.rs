@@ -14,7 +14,7 @@ use crate::config::model::{HeaderEdits, Rewrite};
 use crate::forward::buffer::Buffer;
 use crate::forward::http::Sink;
 use crate::forward::http::h1::write;
-use crate::forward::http::head::{Framing, RequestHead, ResponseHead, Special, Version};
+use crate::forward::http::head::{Framing, RequestHead, ResponseHead, Special, Version, number};
 use crate::forward::http::websocket;
 use crate::outcome::Cause;
 use crate::pool::BackendAddr;
@@ -51,19 +51,25 @@ pub fn read(head: &RequestHead) -> Result<Asked<'_>, Cause> {
     }
     // RFC 9113 8.2.1. What HTTP/1 would take for padding could be part of a value to somebody else.
     let padded = |value: &[u8]| value.trim_ascii().len() != value.len();
-    if head.version == Version::Http2 && head.fields().iter().any(|field| padded(field.value)) {
+    let http2 = head.version == Version::Http2;
+    if http2 && head.fields().iter().any(|field| padded(field.value)) {
         return Err(refused);
     }
     let host = match authority(head)? {
         Some(host) => route::host::normalise(host).map_err(|_| refused)?,
         None => Cow::Borrowed(""),
     };
-    // In HTTP/1 the parser has seen to it; of HTTP/2's the first alone was held against the body.
-    if head.fields().of(Known::ContentLength).nth(1).is_some() {
+    // In HTTP/1 the parser has seen to it; of HTTP/2's the first alone was held against the body, and an
+    // empty one was taken for 0.
+    let mut lengths = head.fields().of(Known::ContentLength);
+    let first = lengths.next();
+    if lengths.next().is_some() || (http2 && first.is_some_and(|length| number(length).is_none())) {
         return Err(refused);
     }
     let (written, query) = head.split_target();
     let path = match written {
+        // RFC 9113 8.3.1: there it begins with a slash, or is the asterisk.
+        "" if http2 => return Err(refused),
         "*" if head.method == Method::OPTIONS => Cow::Borrowed("*"),
         // `OPTIONS http://a.example` asks about the server (RFC 9112 3.2.4).
         "" if head.method == Method::OPTIONS && query.is_none() => Cow::Borrowed("*"),

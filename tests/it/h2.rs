@@ -17,18 +17,18 @@ use crate::h1_responses::{Seen, cut_short, doubtful, stage, unusual};
 use crate::harness::{Backend, Folder, PATIENCE, Proxy, RawBackend, Signal, get, setup};
 
 /// A client's connection, which lives on a thread of its own.
-struct Client {
-    runtime: Runtime,
-    sender: SendRequest<Full<Bytes>>,
+pub struct Client {
+    pub runtime: Runtime,
+    pub sender: SendRequest<Full<Bytes>>,
     connection: JoinHandle<Result<(), hyper::Error>>,
     /// Its thread goes on until this is dropped: streams may outlive hyper's own connection.
     alive: oneshot::Sender<()>,
 }
 
-struct Whole {
-    head: http::response::Parts,
-    body: Bytes,
-    trailers: Option<HeaderMap>,
+pub struct Whole {
+    pub head: http::response::Parts,
+    pub body: Bytes,
+    pub trailers: Option<HeaderMap>,
 }
 
 fn runtime() -> Runtime {
@@ -37,7 +37,7 @@ fn runtime() -> Runtime {
 }
 
 impl Client {
-    fn open(address: SocketAddr) -> Client {
+    pub fn open(address: SocketAddr) -> Client {
         let (give, take) = mpsc::channel();
         let (alive, gone) = oneshot::channel::<()>();
         let connection = thread::spawn(move || {
@@ -64,24 +64,27 @@ impl Client {
     }
 
     /// Sends a request and waits for the head of its answer.
-    fn begin(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, hyper::Error> {
+    pub fn begin(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, hyper::Error> {
         let answer = self.sender.send_request(request);
         let answer = async { tokio::time::timeout(PATIENCE, answer).await };
         self.runtime.block_on(answer).expect("an answer comes")
     }
 
-    fn finish(&self, answer: Response<Incoming>) -> Result<Whole, hyper::Error> {
+    pub fn finish(&self, answer: Response<Incoming>) -> Result<Whole, hyper::Error> {
         let whole = async { tokio::time::timeout(PATIENCE, whole(answer)).await };
         self.runtime.block_on(whole).expect("the answer ends")
     }
 
-    fn ask(&mut self, request: Request<Full<Bytes>>) -> Result<Whole, hyper::Error> {
+    pub fn ask(&mut self, request: Request<Full<Bytes>>) -> Result<Whole, hyper::Error> {
         let answer = self.begin(request)?;
         self.finish(answer)
     }
 }
 
-async fn whole(answer: Response<Incoming>) -> Result<Whole, hyper::Error> {
+pub async fn whole(answer: Response<Incoming>) -> Result<Whole, hyper::Error> {
     let (head, body) = answer.into_parts();
     let body = body.collect().await?;
     let trailers = body.trailers().cloned();

@@ -8,7 +8,6 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
-use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::{Connection, SendResponse};
@@ -22,24 +21,43 @@ use crate::harness::{
 };
 
 /// A server of HTTP/2 in clear, which does what a request's path says.
-struct H2Backend {
-    address: SocketAddr,
-    seen: Arc<Seen>,
+pub struct H2Backend {
+    pub address: SocketAddr,
+    pub seen: Arc<Seen>,
     /// Its thread ends when this does.
     _alive: tokio::sync::oneshot::Sender<()>,
 }
 
 #[derive(Default)]
-struct Seen {
+pub struct Seen {
     connections: AtomicUsize,
     requests: Mutex<HashMap<String, usize>>,
     /// Streams that are open, and the most that were at once on one connection.
     streams: AtomicUsize,
     most: AtomicUsize,
-    resets: AtomicUsize,
-    /// Bytes that were sent of a flood.
-    sent: AtomicUsize,
+    pub resets: AtomicUsize,
+    /// Bytes that were sent of a flood, and that came of an upload beside one.
+    pub sent: AtomicUsize,
+    pub received: AtomicUsize,
     turned_away: AtomicBool,
+    /// `/healthz` says 503.
+    pub ill: AtomicBool,
+    /// `/hang` is the same as `/silent`.
+    pub hanging: AtomicBool,
+    /// What `/slow` and `/cut` go on at.
+    goes_on: tokio::sync::watch::Sender<bool>,
+}
+
+impl Seen {
+    /// Until its test says so.
+    async fn wait(&self) {
+        // It fails if there is nobody left to say so.
+        let _ = self.goes_on.subscribe().wait_for(|goes_on| *goes_on).await;
+    }
+
+    fn hangs(&self) -> bool {
+        self.hanging.load(Ordering::SeqCst)
+    }
 }
 
 impl fmt::Display for H2Backend {
@@ -49,7 +67,7 @@ impl fmt::Display for H2Backend {
 }
 
 impl H2Backend {
-    fn start() -> H2Backend {
+    pub fn start() -> H2Backend {
         H2Backend::with(100)
     }
 
@@ -74,14 +92,17 @@ impl H2Backend {
         H2Backend { address, seen, _alive: alive }
     }
 
-    fn connections(&self) -> usize {
+    pub fn connections(&self) -> usize {
         self.seen.connections.load(Ordering::SeqCst)
     }
 
-    fn requests(&self, path: &str) -> usize {
+    pub fn requests(&self, path: &str) -> usize {
         self.seen.requests.lock().unwrap().get(path).copied().unwrap_or(0)
     }
 }
+
+/// Pieces of 64 KiB of `/both`.
+pub const FLOODS: usize = 600;
 
 async fn accept(listener: TcpListener, streams: u32, seen: Arc<Seen>) {
     while let Ok((stream, _)) = listener.accept().await {
@@ -125,7 +146,7 @@ async fn answer(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, 
 async fn act(
     request: Request<RecvStream>,
     respond: &mut SendResponse<Bytes>,
-    seen: &Seen,
+    seen: &Arc<Seen>,
 ) -> Result<(), h2::Error> {
     let (head, mut body) = request.into_parts();
     let ok = || Response::builder().header("x-version", format!("{:?}", head.version));
@@ -134,17 +155,20 @@ async fn act(
             respond.send_reset(Reason::REFUSED_STREAM);
         }
         "/broken" => respond.send_reset(Reason::INTERNAL_ERROR),
+        "/healthz" if seen.ill.load(Ordering::SeqCst) => {
+            respond.send_response(ok().status(503).body(()).unwrap(), true)?;
+        }
         "/mute" => {
             let mut up = respond.send_response(ok().body(()).unwrap(), false)?;
             std::future::poll_fn(|cx| up.poll_reset(cx)).await?;
             return Err(Reason::CANCEL.into());
         }
-        "/silent" => {
+        path if path == "/silent" || path == "/hang" && seen.hangs() => {
             std::future::poll_fn(|cx| respond.poll_reset(cx)).await?;
             return Err(Reason::CANCEL.into());
         }
         "/slow" => {
-            tokio::time::sleep(Duration::from_millis(300)).await;
+            seen.wait().await;
             respond.send_response(ok().body(()).unwrap(), true)?;
         }
         "/cut" => {
@@ -152,7 +176,7 @@ async fn act(
             let mut up = respond.send_response(head, false)?;
             send(&mut up, b"not all of it".as_slice().into()).await?;
             // The reset would overtake what is not read yet.
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            seen.wait().await;
             up.send_reset(Reason::INTERNAL_ERROR);
         }
         "/interim" => {
@@ -167,6 +191,23 @@ async fn act(
                 seen.sent.fetch_add(64 * 1024, Ordering::SeqCst);
             }
             up.send_data(Bytes::new(), true)?;
+        }
+        "/both" => {
+            let mut up = respond.send_response(ok().body(()).unwrap(), false)?;
+            let (before, seen) = (seen, seen.clone());
+            let flood = tokio::spawn(async move {
+                for _ in 0..FLOODS {
+                    send(&mut up, vec![b'f'; 64 * 1024].into()).await?;
+                    seen.sent.fetch_add(64 * 1024, Ordering::SeqCst);
+                }
+                up.send_data(Bytes::new(), true)
+            });
+            while let Some(data) = body.data().await {
+                let data = data?;
+                body.flow_control().release_capacity(data.len())?;
+                before.received.fetch_add(data.len(), Ordering::SeqCst);
+            }
+            flood.await.expect("no panic")?;
         }
         // Everything back, as it comes, and what was asked for as trailers.
         "/stream" => {
@@ -203,7 +244,7 @@ async fn act(
     Ok(())
 }
 
-async fn send(up: &mut SendStream<Bytes>, mut data: Bytes) -> Result<(), h2::Error> {
+pub async fn send(up: &mut SendStream<Bytes>, mut data: Bytes) -> Result<(), h2::Error> {
     while !data.is_empty() {
         up.reserve_capacity(data.len());
         let room = std::future::poll_fn(|cx| up.poll_capacity(cx)).await;
@@ -286,10 +327,10 @@ fn what_a_backend_has_not_looked_at_is_sent_again_even_if_it_is_a_post() {
 }
 
 /// RFC 9113 3.4: a server's first frame, and its word that it has seen ours.
-const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0\0\0\0\x04\x01\0\0\0\0";
+pub const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0\0\0\0\x04\x01\0\0\0\0";
 
 /// Reads frames until the head of a request is whole; its stream.
-fn asked(peer: &mut crate::harness::RawPeer) -> u32 {
+pub fn asked(peer: &mut crate::harness::RawPeer) -> u32 {
     loop {
         let head = peer.bytes(9);
         peer.bytes(usize::from(head[1]) << 8 | usize::from(head[2]));
@@ -360,9 +401,15 @@ fn requests_share_a_connection_until_the_backend_takes_no_more() {
     let proxy = start(&backend, "");
     let address = proxy.address("web");
     let at_once = |count: usize| {
+        backend.seen.goes_on.send_replace(false);
         let all: Vec<_> =
             (0..count).map(|_| thread::spawn(move || get(address, "/slow"))).collect();
+        eventually("all are there at once", PATIENCE, || {
+            backend.seen.streams.load(Ordering::SeqCst) == count
+        });
+        backend.seen.goes_on.send_replace(true);
         all.into_iter().for_each(|one| assert_eq!(one.join().unwrap().unwrap().status, 200));
+        eventually("all are over", PATIENCE, || backend.seen.streams.load(Ordering::SeqCst) == 0);
     };
     at_once(5);
     assert_eq!(backend.connections(), 1);
@@ -380,10 +427,10 @@ fn a_client_that_takes_nothing_stops_its_backend_and_nobody_else() {
     slow.send(Ask::get("/flood").bytes()).unwrap();
     let sent = || backend.seen.sent.load(Ordering::SeqCst);
     crate::harness::eventually("the flood begins", PATIENCE, || sent() > 0);
-    let mut before = 0;
-    crate::harness::eventually("the flood stops", PATIENCE, || {
-        thread::sleep(Duration::from_millis(100));
-        std::mem::replace(&mut before, sent()) == sent()
+    let (mut before, mut same) = (0, 0);
+    eventually("the flood stops", PATIENCE, || {
+        same = if std::mem::replace(&mut before, sent()) == sent() { same + 1 } else { 0 };
+        same == 20
     });
     // What the kernel holds for the client, and one window of ours.
     assert!(sent() < 24 << 20, "{} bytes", sent());
@@ -433,7 +480,11 @@ fn an_answer_that_breaks_off_is_not_passed_off_as_whole() {
     let backend = H2Backend::start();
     let proxy = start(&backend, "retry: off");
     let mut conn = Conn::open(proxy.address("web")).unwrap();
-    conn.ask(&Ask::get("/cut")).unwrap_err();
+    conn.send(Ask::get("/cut").bytes()).unwrap();
+    assert_eq!(conn.head().unwrap().status, 200);
+    assert_eq!(conn.bytes(13).unwrap(), b"not all of it");
+    backend.seen.goes_on.send_replace(true);
+    conn.bytes(1).unwrap_err();
     proxy.wait_metric("evenkeel_backend_failures_total", &[("cause", "truncated")], 1.0);
 }
 
@@ -462,7 +513,15 @@ fn a_copy_of_a_slow_request_goes_over_http2_too() {
     let keys = "protocol: h2c, balance: round_robin, retry: {hedge: {after: 50ms}}";
     let config = setup().set("workers: 1").http("web", "web").pool("web", &backends, keys);
     let proxy = Proxy::start(config);
-    assert_eq!(get(proxy.address("web"), "/slow").unwrap().status, 200);
+    let address = proxy.address("web");
+    let asking = thread::spawn(move || get(address, "/slow"));
+    eventually("both are asked", PATIENCE, || {
+        backends.iter().all(|backend| backend.requests("/slow") == 1)
+    });
+    backends.iter().for_each(|backend| {
+        backend.seen.goes_on.send_replace(true);
+    });
+    assert_eq!(asking.join().unwrap().unwrap().status, 200);
     assert_eq!(backends.iter().map(|backend| backend.requests("/slow")).sum::<usize>(), 2);
     proxy.wait_at_rest();
 }

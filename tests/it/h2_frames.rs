@@ -3,14 +3,13 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::thread;
 use std::time::Duration;
 
 use crate::harness::{Conn, PATIENCE, Proxy, RawBackend, Setup, get, setup};
 
 /// What came of a request that was written frame by frame.
 #[derive(Debug, PartialEq, Eq)]
-enum End {
+pub enum End {
     Status(u16),
     /// RST_STREAM with this code.
     Reset(u32),
@@ -18,13 +17,13 @@ enum End {
     Gone(u32),
 }
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
 /// RFC 7541 6.2.2: each field as it is, without indexing.
-fn fields(list: &[(&str, &str)]) -> Vec<u8> {
+pub fn fields(list: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in list {
         block.push(0);
@@ -67,7 +66,7 @@ fn digits(coded: &[u8]) -> u16 {
     next() * 100 + next() * 10 + next()
 }
 
-fn end(mut stream: TcpStream) -> End {
+pub fn end(mut stream: TcpStream) -> End {
     loop {
         let mut head = [0; 9];
         if stream.read_exact(&mut head).is_err() {
@@ -181,9 +180,11 @@ fn one_listener_speaks_both_and_tells_them_apart_byte_by_byte() {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_nodelay(true).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    for byte in bytes {
+    let received = "evenkeel_listener_received_bytes_total";
+    let before = proxy.metric(received, &[]);
+    for (n, byte) in (1..).zip(bytes) {
         stream.write_all(&[byte]).unwrap();
-        thread::sleep(Duration::from_millis(1));
+        proxy.wait_metric(received, &[], before + f64::from(n));
     }
     assert_eq!(end(stream), End::Status(200));
     // A method that merely begins like the preface is HTTP/1.
@@ -194,7 +195,7 @@ fn one_listener_speaks_both_and_tells_them_apart_byte_by_byte() {
 }
 
 /// A connection on which nothing was asked yet.
-fn open(address: SocketAddr) -> TcpStream {
+pub fn open(address: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(PREFACE).unwrap();

@@ -228,10 +228,10 @@ pub async fn serve(
     tell: impl Fn(RequestHead, Stream, Deadline) -> Story + 'static,
 ) -> End {
     session.rest(bounds.client_idle);
-    let io = TokioIo::new(Counted::new(stream, session.clone(), ahead));
     let head_bytes = u32::try_from(bounds.head.bytes).unwrap_or(u32::MAX);
     let streams = Streams::new(session.clone());
     let (next, calm) = (streams.next.clone(), streams.calm.clone());
+    let io = TokioIo::new(Counted::new(stream, (session.clone(), calm.clone()), ahead));
     let wheel = means.wheel.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let deadline = Deadline::new(&wheel);
@@ -291,6 +291,8 @@ pub async fn serve(
             }
             if calm.is_lost() {
                 session.cells().http2_errors[CALM].inc();
+                // It is told so by what it reads next (`io`).
+                let _ = conn.as_mut().poll(cx);
                 return Poll::Ready(End::Broken);
             }
             if session.is_leaving() && !told {

@@ -251,9 +251,10 @@ impl SharedConns {
 
     /// Lets go what has rested long enough, or has ended.
     pub fn sweep(&self, now: u64) {
-        self.0.borrow_mut().retain(|_, OfBackend { conns, connecting, .. }| {
+        self.0.borrow_mut().retain(|_, OfBackend { conns, connecting, made, .. }| {
             conns.retain(|conn| conn.is_open() && !conn.has_rested(now, conn.keep));
-            *connecting || !conns.is_empty()
+            // Who waited for one that has failed, and has not had his turn yet, is to hear of it.
+            *connecting || !conns.is_empty() || Rc::strong_count(made) > 1
         });
     }
 
@@ -382,4 +383,181 @@ impl Asked {
 
 fn ticks(duration: Duration) -> u64 {
     (duration.as_nanos() / TICK.as_nanos()) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use http::Request;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+    use tokio::task::{LocalSet, spawn_local, yield_now};
+
+    use super::*;
+    use crate::config::model::Name;
+    use crate::forward::http::head::Heads;
+    use crate::pool::{BackendAddr, BackendState};
+
+    /// RFC 9113 3.4: a server's first frame, and its word that it has seen ours.
+    const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0\0\0\0\x04\x01\0\0\0\0";
+    const PING: u8 = 6;
+
+    /// A connection that may rest for a minute, and the backend's end of it.
+    async fn begun(wheel: &Rc<Wheel>) -> (Rc<SharedConn>, DuplexStream) {
+        let (near, mut far) = tokio::io::duplex(1 << 16);
+        far.write_all(SETTINGS).await.unwrap();
+        let addr = BackendAddr(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
+        let backend = BackendState::new(Name::new("web").unwrap(), addr, 1);
+        let meter = Meter::new(&Arc::new(backend), 0);
+        let conn = begin(near, meter, wheel, Duration::from_secs(60), None).await.unwrap();
+        (conn, far)
+    }
+
+    /// Everything that has come, frame by frame, once nothing more comes: kind and payload.
+    async fn heard(far: &mut DuplexStream) -> Vec<(u8, Vec<u8>)> {
+        let (mut bytes, mut piece) = (Vec::new(), [0; 4096]);
+        let brief = Duration::from_millis(1);
+        while let Ok(Ok(n @ 1..)) = tokio::time::timeout(brief, far.read(&mut piece)).await {
+            bytes.extend_from_slice(&piece[..n]);
+        }
+        let mut rest = bytes.strip_prefix(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap_or(&bytes);
+        let mut frames = Vec::new();
+        while let [_, high, low, kind, _, _, _, _, _, behind @ ..] = rest {
+            let (payload, next) = behind.split_at(usize::from(*high) << 8 | usize::from(*low));
+            frames.push((*kind, payload.to_vec()));
+            rest = next;
+        }
+        frames
+    }
+
+    async fn pings(far: &mut DuplexStream) -> Vec<Vec<u8>> {
+        let all = heard(far).await.into_iter();
+        all.filter(|(kind, _)| *kind == PING).map(|(_, payload)| payload).collect()
+    }
+
+    async fn ask(mut stream: Box<Stream>) -> Box<Stream> {
+        stream.set_request(Request::new(()), true);
+        poll_fn(|cx| stream.poll_begin(cx)).await.unwrap();
+        stream
+    }
+
+    async fn run(all: impl Future<Output = ()>) {
+        let set = LocalSet::new();
+        let all = tokio::time::timeout(Duration::from_secs(60), set.run_until(all));
+        all.await.expect("it comes to its end");
+    }
+
+    fn after(wheel: &Wheel, time: Duration) {
+        wheel.advance(wheel.now() + ticks(time));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_who_wait_for_one_connection_hear_together_that_it_failed() {
+        let of = SharedConns::default();
+        let wait = || {
+            let of = of.clone();
+            spawn_local(async move { of.made(7).await })
+        };
+        let all = async {
+            let making = of.make(7).unwrap();
+            assert!(of.make(7).is_none() && of.make(8).is_some(), "one, of each backend");
+            let waiting: Vec<_> = (0..5).map(|_| wait()).collect();
+            yield_now().await;
+            making.failed(Cause::Connect);
+            // The worker's clock may strike before they have had their turn.
+            of.sweep(0);
+            for one in waiting {
+                assert_eq!(one.await.unwrap(), Some(Cause::Connect));
+            }
+            // It tells nothing of the next one; and who gives up before it is there, nothing of the backend.
+            let making = of.make(7).unwrap();
+            let waiting = [wait(), wait()];
+            yield_now().await;
+            drop(making);
+            for one in waiting {
+                assert_eq!(one.await.unwrap(), None);
+            }
+            assert!(of.make(7).is_some());
+            of.sweep(0);
+            assert!(of.0.borrow().is_empty(), "nobody waits");
+        };
+        run(all).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_backend_that_is_silent_is_asked_and_its_connection_given_up() {
+        let all = async {
+            let (of, wheel) = (SharedConns::default(), Wheel::new());
+            let (conn, mut far) = begun(&wheel).await;
+            let mut first = ask(of.make(7).unwrap().done(conn)).await;
+            assert_eq!(pings(&mut far).await.len(), 0);
+            // Mere time is no reason, and neither is a request before it is long enough.
+            after(&wheel, SILENCE - TICK);
+            let take = || of.take(7, wheel.now(), false, None);
+            let _second = ask(take().unwrap()).await;
+            assert_eq!(pings(&mut far).await.len(), 0);
+            after(&wheel, TICK);
+            assert_eq!(pings(&mut far).await.len(), 0);
+            let _third = ask(take().unwrap()).await;
+            assert_eq!(pings(&mut far).await.len(), 1);
+            after(&wheel, PONG - TICK);
+            assert_eq!(heard(&mut far).await.len(), 0);
+            assert!(take().is_some(), "it may still answer");
+            after(&wheel, 2 * TICK);
+            let heads = Heads::default();
+            let failed = poll_fn(|cx| first.poll_head(cx, false, &heads)).await.unwrap_err();
+            // The same as if it had been reset: what is safe is asked for elsewhere.
+            assert!(failed == Cause::Reset && first.was_lost() && !first.is_unprocessed());
+            assert!(take().is_none() && of.make(7).is_some(), "others make a fresh one");
+        };
+        run(all).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_backend_that_answers_a_ping_keeps_its_connection() {
+        let all = async {
+            let (of, wheel) = (SharedConns::default(), Wheel::new());
+            let (conn, mut far) = begun(&wheel).await;
+            let first = ask(of.make(7).unwrap().done(conn)).await;
+            // It was answered by nobody: who gives up after so long asks.
+            after(&wheel, FRESH - TICK);
+            let take = || of.take(7, wheel.now(), false, None);
+            drop(ask(take().unwrap()).await);
+            assert_eq!(pings(&mut far).await.len(), 0, "too soon to tell");
+            after(&wheel, TICK);
+            drop(first);
+            let asked = pings(&mut far).await;
+            assert_eq!(asked.len(), 1);
+            let pong = [&[0, 0, 8, PING, 1, 0, 0, 0, 0], &asked[0][..]].concat();
+            far.write_all(&pong).await.unwrap();
+            heard(&mut far).await;
+            after(&wheel, 2 * PONG - TICK);
+            assert!(take().is_some());
+            // Nor is it asked all the time.
+            drop(ask(take().unwrap()).await);
+            assert_eq!(pings(&mut far).await.len(), 0);
+        };
+        run(all).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_must_not_be_sent_twice_goes_over_no_connection_that_has_rested() {
+        let all = async {
+            let (of, wheel) = (SharedConns::default(), Wheel::new());
+            let (conn, mut far) = begun(&wheel).await;
+            let first = ask(of.make(7).unwrap().done(conn)).await;
+            after(&wheel, 2 * FRESH);
+            let take = |careful| of.take(7, wheel.now(), careful, None);
+            assert!(take(true).is_some(), "it is in use");
+            drop(first);
+            heard(&mut far).await;
+            after(&wheel, FRESH - TICK);
+            assert!(take(true).is_some());
+            after(&wheel, FRESH);
+            assert!(take(true).is_none() && take(false).is_some());
+            after(&wheel, Duration::from_secs(60));
+            assert!(take(false).is_none(), "it has had its time");
+        };
+        run(all).await;
+    }
 }

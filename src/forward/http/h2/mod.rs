@@ -14,4 +14,4 @@ pub mod tunnel;
 
 pub use client::{End, Means, Stream, serve};
 pub use connections::SharedConns;
-pub use told::Story;
+pub use told::{Calm, Story};

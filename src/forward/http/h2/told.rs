@@ -237,3 +237,24 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_breaks_off_most_of_what_it_asks_for_is_told_from_others() {
+        for (begun, broken_off, lost) in [
+            (249, 249, false),
+            (250, 250, true),
+            (499, 250, true),
+            (500, 250, false),
+            (10_000, 5_000, false),
+            (10_001, 5_001, true),
+            (u32::MAX, 100_000, false),
+        ] {
+            let calm = Calm { begun: Cell::new(begun), broken_off: Cell::new(broken_off) };
+            assert_eq!(calm.is_lost(), lost, "{broken_off} of {begun}");
+        }
+    }
+}
