@@ -79,7 +79,8 @@ fn finish(client: &Client, lease: &Lease, record: &Record, end: Option<End>) {
             Some(Cause::Truncated)
         }
         Some(End::Cut) => Some(Cause::Released),
-        Some(End::ClientReset) | None => Some(Cause::ClientGone),
+        Some(End::ClientReset) => Some(Cause::ClientGone),
+        None => Some(Cause::Shutdown),
     });
 }
 
