@@ -134,11 +134,11 @@ impl Applier {
         let addresses = Addresses::find(&config, &self.addresses).await?;
         let fresh = self.sockets.bind(&config)?;
         let snapshot = self.publisher.build(config, &addresses)?;
-        acme::prepare(&snapshot)?;
+        let kept = self.acme.prepare(&snapshot).await?;
         self.health.apply(&snapshot.pools).wait().await;
         self.standing.apply(&snapshot.pools);
         self.outliers.apply(&snapshot.pools);
-        self.acme.apply(&snapshot);
+        self.acme.apply(&snapshot, kept);
         self.publisher.publish(snapshot.clone());
         self.addresses = addresses;
         self.gate.recheck();
