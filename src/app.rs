@@ -175,6 +175,7 @@ impl App {
                         break;
                     }
                 }
+                look = self.applier.renewal.looked() => self.applier.take_up(look),
                 () = sleep(HOUSEKEEPING) => {
                     self.applier.publisher.drop_retired();
                     self.applier.look_after_certificates();

@@ -5,6 +5,7 @@ mod harness;
 mod accept;
 mod acme;
 mod backend_tls;
+mod certificate_files;
 mod cli;
 mod databases;
 mod drain;
