@@ -224,9 +224,14 @@ fn host_field(authority: &Authority) -> Result<HeaderValue, Cause> {
 
 #[cfg(test)]
 mod tests {
+    use rustls::sign::SingleCertAndKey;
     use socket2::{Domain, Socket, Type};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_rustls::TlsAcceptor;
 
     use super::*;
+    use crate::tls::testing::{Authority, Folder, LONG};
+    use crate::tls::{self, certificates};
 
     /// An address that takes no connection and refuses none: its queue is full, and nobody empties it.
     #[tokio::test]
@@ -250,6 +255,42 @@ mod tests {
         assert_eq!(socket.peer_addr().unwrap(), good);
         let error = connect_any([full_at].into_iter(), each).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn what_was_said_to_an_earlier_request_does_not_count() {
+        let (folder, authority) = (Folder::new(), Authority::new("acme"));
+        let pair = folder.pair("server", &authority.issue(&["localhost"], 1, LONG));
+        let ca = certificates::authorities(&folder.write("ca.pem", &authority.cert)).unwrap();
+        let shown = Arc::new(SingleCertAndKey::from(pair.certified));
+        let server = rustls::ServerConfig::builder_with_provider(tls::provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(shown);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://localhost:{}/", listener.local_addr().unwrap().port());
+        let served = tokio::spawn(async move {
+            let (socket, _) = listener.accept().await.unwrap();
+            let mut stream = TlsAcceptor::from(Arc::new(server)).accept(socket).await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            let answer = b"HTTP/1.1 503 No\r\nRetry-After: 120\r\nContent-Length: 0\r\n\r\n";
+            stream.write_all(answer).await.unwrap();
+            stream.shutdown().await.unwrap();
+        });
+        let heard = Arc::new(Heard::default());
+        let https = Https::new(Some(&ca), heard.clone()).unwrap();
+        let ask = || https.request(Request::get(&url).body(BodyWrapper::default()).unwrap());
+        assert!(ask().await.is_err());
+        let told = Some(Duration::from_secs(120));
+        assert!(heard.is_closed() && heard.retry_after() == told);
+        served.await.unwrap();
+        // Nobody listens any more.
+        assert!(ask().await.is_err());
+        assert!(!heard.is_closed() && heard.retry_after().is_none());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! What changed is read once it has been still for one look, since a pair is written file by file. One
 //! that does not come to rest keeps only itself waiting.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -37,7 +37,9 @@ impl Files {
 
     /// The configuration with what has changed on disk; `None` if nothing has.
     pub fn look(&mut self, config: &Arc<Config>, tally: &mut Tally<'_>) -> Option<(Config, News)> {
-        let stamps: BTreeMap<PathBuf, Stamp> = watched(config).map(stamp).collect();
+        // Many may name one file.
+        let paths: BTreeSet<PathBuf> = watched(config).collect();
+        let stamps: BTreeMap<PathBuf, Stamp> = paths.into_iter().map(stamp).collect();
         // Files may have changed while a new configuration was being put in force: they are read once
         // more after each.
         let fresh = !self.config.as_ref().is_some_and(|of| Arc::ptr_eq(of, config));
