@@ -3,6 +3,7 @@
 //! The thread that starts an [`App`] is the control thread; it must run a `LocalRuntime`. Data workers
 //! are threads of their own (`flow::worker`).
 
+use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -36,6 +37,7 @@ use crate::lifecycle::resolve::Addresses;
 use crate::lifecycle::sockets::Sockets;
 use crate::lifecycle::status::Status;
 use crate::lifecycle::systemd;
+use crate::lifecycle::watch::Watch;
 use crate::listen::Gate;
 use crate::observe::log::{self, LogError};
 use crate::sys::files;
@@ -79,8 +81,7 @@ pub struct App {
     /// Closes when the last worker has ended.
     ended: mpsc::Receiver<()>,
     signals: Signals,
-    /// What the watched file held before it was last loaded.
-    watched: Option<u64>,
+    watch: Option<Watch>,
 }
 
 #[derive(Debug)]
@@ -93,7 +94,7 @@ struct Signals {
 impl App {
     /// Loads, binds, probes, and serves: when this returns, clients are accepted.
     pub async fn start(options: Options) -> Result<App, StartError> {
-        let watched = options.watch.then(|| fingerprint(&options.source));
+        let watch = options.watch.then(|| Watch::new(&options.source));
         let loaded = options.source.load(None)?;
         log::init(loaded.config.log)?;
         warn_of(&loaded);
@@ -143,7 +144,7 @@ impl App {
             renewal: Renewal::default(),
         };
         applier.apply(config).await?;
-        let app = App { shared, admin, applier, threads, ended, signals, watched };
+        let app = App { shared, admin, applier, threads, ended, signals, watch };
         app.enter(Phase::Running);
         for (listener, bound) in app.listeners() {
             tracing::info!(%listener, address = %bound, "listening");
@@ -175,14 +176,16 @@ impl App {
                         break;
                     }
                 }
+                look = self.applier.renewal.looked() => self.applier.take_up(look),
+                () = changed(&mut self.watch) => {
+                    if self.reload_or_stop().await {
+                        break;
+                    }
+                }
                 () = sleep(HOUSEKEEPING) => {
                     self.applier.publisher.drop_retired();
                     self.applier.look_after_certificates();
-                    let now = || fingerprint(&self.applier.source);
-                    let changed = self.watched.is_some_and(|before| before != now());
-                    if changed && self.reload_or_stop().await {
-                        break;
-                    }
+                    self.watch.iter_mut().for_each(Watch::look);
                 }
             }
         }
@@ -192,12 +195,17 @@ impl App {
     /// True if a signal to stop came in the middle.
     async fn reload_or_stop(&mut self) -> bool {
         systemd::reloading();
-        // Before the file is read: what changes while it is being applied is seen the next time.
-        self.watched = self.watched.map(|_| fingerprint(&self.applier.source));
+        let (watch, applier) = (&mut self.watch, &mut self.applier);
+        let reload = async {
+            if let Some(watch) = watch {
+                watch.loading().await;
+            }
+            applier.reload().await;
+        };
         let stopped = tokio::select! {
             biased;
             () = self.signals.stop() => true,
-            () = self.applier.reload() => false,
+            () = reload => false,
         };
         systemd::ready();
         stopped
@@ -251,13 +259,11 @@ impl App {
     }
 }
 
-/// What a watched file holds, as far as a change can be told by it; 0 if it cannot be read.
-fn fingerprint(source: &Source) -> u64 {
-    match source {
-        Source::File(path) => {
-            std::fs::read(path).map_or(0, |text| crate::pool::balance::hash::hash_bytes(&text))
-        }
-        Source::Text { .. } => 0,
+/// Never, if the file is not watched.
+async fn changed(watch: &mut Option<Watch>) {
+    match watch {
+        Some(watch) => watch.changed().await,
+        None => pending().await,
     }
 }
 

@@ -7,13 +7,13 @@ use std::error::Error as StdError;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, HOST, RETRY_AFTER};
 use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, Request, Response, Uri};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -40,20 +40,40 @@ type Cause = Box<dyn StdError + Send + Sync>;
 
 /// What is to be known of the server's last words beside what they say.
 #[derive(Debug, Default)]
-pub struct Heard {
+pub struct Heard(Mutex<Last>);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Last {
+    /// `None`: no answer has come.
+    status: Option<StatusCode>,
     /// When it wants to be asked again.
-    retry_after: Mutex<Option<Duration>>,
+    retry_after: Option<Duration>,
 }
 
 impl Heard {
     pub fn retry_after(&self) -> Option<Duration> {
-        *self.retry_after.lock().unwrap_or_else(PoisonError::into_inner)
+        self.last().retry_after
     }
 
-    pub fn hear(&self, headers: &HeaderMap) {
+    /// It, or what stands before it, does not serve us just now (RFC 9110 15.6.4, RFC 6585 4).
+    pub fn is_closed(&self) -> bool {
+        let closed = [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS];
+        self.last().status.is_some_and(|status| closed.contains(&status))
+    }
+
+    pub fn hear(&self, status: StatusCode, headers: &HeaderMap) {
         let told = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-        let after = told.and_then(|text| delay(text.trim(), SystemTime::now()));
-        *self.retry_after.lock().unwrap_or_else(PoisonError::into_inner) = after;
+        let retry_after = told.and_then(|text| delay(text.trim(), SystemTime::now()));
+        *self.last() = Last { status: Some(status), retry_after };
+    }
+
+    /// What was said to an earlier request does not count for this one.
+    fn forget(&self) {
+        *self.last() = Last::default();
+    }
+
+    fn last(&self) -> MutexGuard<'_, Last> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -108,6 +128,7 @@ impl HttpClient for Https {
     ) -> Pin<Box<dyn Future<Output = Result<BytesResponse, Error>> + Send>> {
         let (connector, heard) = (self.connector.clone(), self.heard.clone());
         Box::pin(async move {
+            heard.forget();
             let answer = match timeout(PATIENCE, exchange(connector, request)).await {
                 Ok(answer) => answer.map_err(Error::Other)?,
                 Err(_) => {
@@ -115,8 +136,8 @@ impl HttpClient for Https {
                     return Err(Error::Other(text.into()));
                 }
             };
-            heard.hear(answer.headers());
             let status = answer.status();
+            heard.hear(status, answer.headers());
             if !status.is_success() && !says_why(answer.headers()) {
                 return Err(Error::Other(format!("the server answers {status}").into()));
             }
@@ -203,9 +224,14 @@ fn host_field(authority: &Authority) -> Result<HeaderValue, Cause> {
 
 #[cfg(test)]
 mod tests {
+    use rustls::sign::SingleCertAndKey;
     use socket2::{Domain, Socket, Type};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_rustls::TlsAcceptor;
 
     use super::*;
+    use crate::tls::testing::{Authority, Folder, LONG};
+    use crate::tls::{self, certificates};
 
     /// An address that takes no connection and refuses none: its queue is full, and nobody empties it.
     #[tokio::test]
@@ -229,6 +255,42 @@ mod tests {
         assert_eq!(socket.peer_addr().unwrap(), good);
         let error = connect_any([full_at].into_iter(), each).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn what_was_said_to_an_earlier_request_does_not_count() {
+        let (folder, authority) = (Folder::new(), Authority::new("acme"));
+        let pair = folder.pair("server", &authority.issue(&["localhost"], 1, LONG));
+        let ca = certificates::authorities(&folder.write("ca.pem", &authority.cert)).unwrap();
+        let shown = Arc::new(SingleCertAndKey::from(pair.certified));
+        let server = rustls::ServerConfig::builder_with_provider(tls::provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(shown);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://localhost:{}/", listener.local_addr().unwrap().port());
+        let served = tokio::spawn(async move {
+            let (socket, _) = listener.accept().await.unwrap();
+            let mut stream = TlsAcceptor::from(Arc::new(server)).accept(socket).await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            let answer = b"HTTP/1.1 503 No\r\nRetry-After: 120\r\nContent-Length: 0\r\n\r\n";
+            stream.write_all(answer).await.unwrap();
+            stream.shutdown().await.unwrap();
+        });
+        let heard = Arc::new(Heard::default());
+        let https = Https::new(Some(&ca), heard.clone()).unwrap();
+        let ask = || https.request(Request::get(&url).body(BodyWrapper::default()).unwrap());
+        assert!(ask().await.is_err());
+        let told = Some(Duration::from_secs(120));
+        assert!(heard.is_closed() && heard.retry_after() == told);
+        served.await.unwrap();
+        // Nobody listens any more.
+        assert!(ask().await.is_err());
+        assert!(!heard.is_closed() && heard.retry_after().is_none());
     }
 
     #[test]

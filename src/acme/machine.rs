@@ -49,9 +49,11 @@ impl Validity {
 pub enum Failure {
     /// The server was not reached, or is not well.
     Unreached,
+    /// It is not well, and said when to come again.
+    Closed(Duration),
     /// The server said no.
     Refused,
-    /// It said when to come again.
+    /// It said no, and when to come again.
     Told(Duration),
 }
 
@@ -126,7 +128,7 @@ impl Machine {
         let doubled =
             |first: Duration| first.saturating_mul(1 << self.failures.min(16)).min(LONGEST);
         let told = match failure {
-            Failure::Told(after) => after.min(LONGEST_TOLD),
+            Failure::Told(after) | Failure::Closed(after) => after.min(LONGEST_TOLD),
             Failure::Unreached | Failure::Refused => Duration::ZERO,
         };
         let wait = match failure {
@@ -134,6 +136,7 @@ impl Machine {
             Failure::Refused => doubled(REFUSED).mul_f64(0.75 + draw / 2.0),
             // Later, but never sooner than it says.
             Failure::Told(_) => doubled(REFUSED).max(told).mul_f64(1.0 + draw / 4.0),
+            Failure::Closed(_) => doubled(UNREACHED).max(told).mul_f64(1.0 + draw / 4.0),
         };
         self.told = told;
         self.failures = self.failures.saturating_add(1);
@@ -190,6 +193,7 @@ mod tests {
             (Failure::Unreached, [5, 10, 20, 40]),
             (Failure::Refused, [60, 120, 240, 480]),
             (Failure::Told(Duration::from_secs(100)), [112, 135, 270, 540]),
+            (Failure::Closed(Duration::from_secs(16)), [18, 18, 22, 45]),
         ] {
             let mut machine = Machine::new(None, now, 0.0);
             for seconds in waits {
@@ -272,6 +276,7 @@ mod tests {
                 if rng.u32(..100) < bad {
                     let failure = match rng.u32(..10) {
                         0 => Failure::Told(Duration::from_secs(rng.u64(..100_000))),
+                        9 => Failure::Closed(Duration::from_secs(rng.u64(..100_000))),
                         1..=4 => Failure::Refused,
                         _ => Failure::Unreached,
                     };

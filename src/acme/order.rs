@@ -4,6 +4,7 @@
 //! already is touched before the new certificate is whole, proved and on the disk.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -17,6 +18,7 @@ use tokio::time::{Instant, sleep};
 use super::certificate;
 use super::challenges::{Challenges, Offered, Reply};
 use super::client::{Heard, Https};
+use super::disk::{Disk, Held};
 use super::machine::Failure;
 use super::store::{self, AccountError, Store};
 use crate::config::model::{Acme, Certificate};
@@ -25,6 +27,9 @@ use crate::tls::certificates;
 
 /// For the server to look at our answer to its challenge, and again for it to sign.
 const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Until it is looked again whether another process has made an account.
+const ACCOUNT_ELSEWHERE: Duration = Duration::from_millis(500);
 
 /// Of what a server says, so much is shown.
 const SHOWN: usize = 600;
@@ -86,9 +91,9 @@ pub struct Orderer<'a> {
     pub domain: &'a str,
     /// The first that the server offers is tried first; at least one.
     pub ways: &'a [Way],
-    pub store: &'a Store,
+    pub disk: &'a Disk,
     pub challenges: &'a Arc<Challenges>,
-    /// One account is made, however many names are ordered at once.
+    /// One account is made, however many names are ordered at once. (A lock keeps other processes away.)
     pub accounts: &'a Mutex<()>,
 }
 
@@ -150,19 +155,15 @@ impl Orderer<'_> {
         heard: &Arc<Heard>,
         forgotten: Option<&str>,
     ) -> Result<Account, OrderError> {
-        let kept = || {
-            let kept = kept_account(self.store)?;
-            Ok(kept.filter(|kept| forgotten != Some(&*kept.id)))
-        };
-        let mut known = kept()?;
+        let good = |kept: &store::Account| forgotten != Some(&*kept.id);
+        let mut known = self.kept(kept_account).await?.filter(good);
         let mut _making = None;
         if known.is_none() {
-            _making = Some(self.accounts.lock().await);
-            // Another name's order may have made it.
-            known = kept()?;
+            _making = Some((self.accounts.lock().await, self.lock_account().await?));
+            // Another name's order may have made it, or another process.
+            known = self.kept(usable_account).await?.filter(good);
         }
-        let client = Https::new(self.acme.ca.as_ref(), heard.clone())
-            .map_err(|error| OrderError::new(Failure::Unreached, error))?;
+        let client = self.client(heard).await?;
         let builder = Account::builder_with_http(Box::new(client));
         let contact = self.acme.contact.as_deref();
         let list: Vec<&str> = contact.into_iter().collect();
@@ -181,7 +182,8 @@ impl Orderer<'_> {
                     tracing::warn!(%error, "the ACME server does not take the new contact");
                     return Ok(account);
                 }
-                let Ok(Some(again)) = self.store.account() else { return Ok(account) };
+                let again = self.disk.run(Store::account).await;
+                let Ok(Some(again)) = again else { return Ok(account) };
                 (account, again.credentials)
             }
             None => {
@@ -197,8 +199,49 @@ impl Orderer<'_> {
         };
         let (id, contact) = (account.id().to_owned(), contact.map(str::to_owned));
         let keep = store::Account { id, credentials, contact };
-        self.store.keep_account(&keep).map_err(|error| OrderError::of_state(self.store, error))?;
+        self.disk
+            .run(move |store| store.keep_account(&keep))
+            .await
+            .map_err(|e| self.unusable(e))?;
         Ok(account)
+    }
+
+    fn unusable(&self, error: io::Error) -> OrderError {
+        OrderError::of_state(&self.disk.store, error)
+    }
+
+    async fn kept(&self, read: Read) -> Result<Option<store::Account>, OrderError> {
+        self.disk.run(move |store| Ok(read(store))).await.map_err(|error| self.unusable(error))?
+    }
+
+    /// Waits for another process to be done.
+    async fn lock_account(&self) -> Result<Held, OrderError> {
+        let end = Instant::now() + PATIENCE;
+        let mut told = false;
+        loop {
+            match self.disk.lock_account().await.map_err(|error| self.unusable(error))? {
+                Some(held) => return Ok(held),
+                None if Instant::now() < end => {
+                    if !told {
+                        tracing::info!("another process makes an ACME account; waiting for it");
+                    }
+                    told = true;
+                    sleep(ACCOUNT_ELSEWHERE).await;
+                }
+                None => {
+                    let text = "another process that shares it is making an account without end";
+                    return Err(self.unusable(io::Error::other(text)));
+                }
+            }
+        }
+    }
+
+    /// Whom the system trusts is read anew each time, and that from the disk.
+    async fn client(&self, heard: &Arc<Heard>) -> Result<Https, OrderError> {
+        let (ca, heard) = (self.acme.ca.clone(), heard.clone());
+        let client = tokio::task::spawn_blocking(move || Https::new(ca.as_ref(), heard)).await;
+        let client = client.map_err(|error| OrderError::new(Failure::Unreached, error))?;
+        client.map_err(|error| OrderError::new(Failure::Unreached, error))
     }
 
     /// The private key and the chain, in PEM.
@@ -249,32 +292,41 @@ impl Orderer<'_> {
     }
 
     async fn keep(&self, pem: String) -> Result<Certificate, OrderError> {
-        let path = self.store.certificate_path(self.domain);
+        let path = self.disk.store.certificate_path(self.domain);
         let read = certificates::of_text(pem.as_bytes(), &path).map_err(|error| error.to_string());
         let fit = read.and_then(|read| certificate::fit(read, self.domain, SystemTime::now()));
         let got = fit.map_err(|why| {
             let text = format!("the server gave a certificate that cannot be used: {why}");
             OrderError::new(Failure::Refused, text)
         })?;
-        let (store, domain) = (self.store.clone(), self.domain.to_owned());
-        // The disk may be slow, and this thread has other things to do.
-        let kept =
-            tokio::task::spawn_blocking(move || store.keep_certificate(&domain, pem.as_bytes()));
-        match kept.await {
-            Ok(Ok(())) => {}
-            // It serves all the same; what is lost is lost at the next restart, and that is said.
-            Ok(Err(error)) => tracing::error!(
+        let domain = self.domain.to_owned();
+        let kept = move |store: &Store| store.keep_certificate(&domain, pem.as_bytes());
+        // It serves all the same; what is lost is lost at the next restart, and that is said.
+        if let Err(error) = self.disk.run(kept).await {
+            tracing::error!(
                 path = %path.display(), %error,
                 "the new certificate serves, but cannot be kept: a restart will order another"
-            ),
-            Err(error) => tracing::error!(%error, "the new certificate could not be kept"),
+            );
         }
         Ok(got)
     }
 }
 
-/// One that cannot be read just now is none to be replaced; one that is damaged is set aside.
+/// Reads the account.
+type Read = fn(&Store) -> Result<Option<store::Account>, OrderError>;
+
+/// One that cannot be read just now is none to be replaced.
 fn kept_account(store: &Store) -> Result<Option<store::Account>, OrderError> {
+    match store.account() {
+        Ok(kept) => Ok(kept),
+        Err(AccountError::Damaged(_)) => Ok(None),
+        Err(error @ AccountError::Read(_)) => Err(OrderError::of_state(store, error)),
+    }
+}
+
+/// The same under the lock: one that is damaged is set aside, and not what another process has put in
+/// its place meanwhile.
+fn usable_account(store: &Store) -> Result<Option<store::Account>, OrderError> {
     match store.account() {
         Ok(kept) => Ok(kept),
         Err(AccountError::Damaged(error)) => {
@@ -330,6 +382,7 @@ fn stop(error: Error, heard: &Heard) -> Stop {
 fn failed(error: Error, heard: &Heard) -> OrderError {
     let failure = match (&error, heard.retry_after()) {
         (Error::Api(problem), Some(after)) if is(problem, "rateLimited") => Failure::Told(after),
+        (_, Some(after)) if heard.is_closed() => Failure::Closed(after),
         // The crate has tried it three times (RFC 8555 6.5).
         (Error::Api(problem), _) if is(problem, "badNonce") || is(problem, "serverInternal") => {
             Failure::Unreached
@@ -373,6 +426,7 @@ mod tests {
 
     #[test]
     fn when_it_is_tried_again_goes_by_whose_doing_it_was() {
+        use http::StatusCode;
         let heard = Heard::default();
         for (error, failure) in [
             (problem("rateLimited"), Failure::Refused),
@@ -386,9 +440,18 @@ mod tests {
         }
         let mut headers = http::HeaderMap::new();
         headers.insert("retry-after", http::HeaderValue::from_static("120"));
-        heard.hear(&headers);
+        heard.hear(StatusCode::TOO_MANY_REQUESTS, &headers);
         let told = failed(problem("rateLimited"), &heard).failure;
         assert_eq!(told, Failure::Told(Duration::from_secs(120)));
+        // Of the server itself, or of something before it that knows nothing of ACME.
+        heard.hear(StatusCode::SERVICE_UNAVAILABLE, &headers);
+        let closed = Failure::Closed(Duration::from_secs(120));
+        for error in [problem("serverInternal"), Error::Other("the server answers 503".into())] {
+            assert_eq!(failed(error, &heard).failure, closed);
+        }
+        // What it says of its own accord, with an answer that is none of these, means something else.
+        heard.hear(StatusCode::INTERNAL_SERVER_ERROR, &headers);
+        assert_eq!(failed(problem("serverInternal"), &heard).failure, Failure::Unreached);
         let forgotten = stop(problem("accountDoesNotExist"), &heard);
         assert!(matches!(forgotten, Stop::NoAccount));
     }
@@ -407,7 +470,11 @@ mod tests {
         std::fs::remove_dir(&path).unwrap();
         for text in ["{", "7", "{\"credentials\": 7}"] {
             std::fs::write(&path, text).unwrap();
-            assert!(kept_account(&store).unwrap().is_none());
+            assert!(
+                kept_account(&store).unwrap().is_none() && path.exists(),
+                "not without the lock"
+            );
+            assert!(usable_account(&store).unwrap().is_none());
             let aside = std::fs::read_to_string(path.with_extension("json.bad")).unwrap();
             assert!(aside == text && !path.exists(), "{text}");
         }

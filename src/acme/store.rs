@@ -1,7 +1,8 @@
 //! The state directory: the account and the certificates of one ACME server, as files.
 //!
 //! Every file is whole at any time: it is written beside its place, brought to the disk, and renamed.
-//! Two load balancers may share the directory; a lock for each name lets one order at a time.
+//! Two load balancers may share the directory; a lock for each name lets one order at a time, and
+//! another lets one make the account.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -45,7 +46,10 @@ pub enum AccountError {
     Damaged(#[from] serde_json::Error),
 }
 
-/// Nobody else orders for this name while this lives.
+/// No name of a host begins so.
+const ACCOUNT_LOCK: &str = ".account.lock";
+
+/// Nobody else orders for this name, or makes an account, while this lives.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
@@ -105,7 +109,16 @@ impl Store {
 
     /// `None` if another process orders for this name now. Ends with the process, however it ends.
     pub fn lock(&self, domain: &str) -> io::Result<Option<Lock>> {
-        let path = self.folder.join(format!("{domain}.lock"));
+        self.try_lock(&format!("{domain}.lock"))
+    }
+
+    /// `None` if another process makes an account now.
+    pub fn lock_account(&self) -> io::Result<Option<Lock>> {
+        self.try_lock(ACCOUNT_LOCK)
+    }
+
+    fn try_lock(&self, name: &str) -> io::Result<Option<Lock>> {
+        let path = self.folder.join(name);
         let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
         Ok(files::try_lock(&file)?.then_some(Lock { _file: file }))
     }
@@ -221,6 +234,9 @@ mod tests {
         assert!(held.is_some());
         assert!(store.lock("a.example").unwrap().is_none());
         assert!(store.lock("b.example").unwrap().is_some());
+        let account = store.lock_account().unwrap();
+        assert!(account.is_some() && store.lock_account().unwrap().is_none());
+        assert!(store.lock("account").unwrap().is_some());
         drop(held);
         assert!(store.lock("a.example").unwrap().is_some());
     }

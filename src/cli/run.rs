@@ -2,11 +2,15 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use crate::app::{App, Options, StartError};
 use crate::config::defaults::CONFIG_PATHS;
 use crate::config::{LoadError, problems};
 use crate::lifecycle::reload::Source;
+
+/// How long a file that is being written, or read, is waited for at the end: its disk may hang.
+const LAST_FILES: Duration = Duration::from_secs(2);
 
 /// Serve until SIGTERM or SIGINT; SIGHUP reloads the configuration
 #[derive(Clone, Debug, clap::Args)]
@@ -35,8 +39,11 @@ pub fn default_path() -> Option<PathBuf> {
 }
 
 fn serve(options: Options) -> ExitCode {
-    let served = tokio::runtime::LocalRuntime::new()
-        .map(|runtime| runtime.block_on(async { Ok(App::start(options).await?.run().await) }));
+    let served = tokio::runtime::LocalRuntime::new().map(|runtime| {
+        let served = runtime.block_on(async { Ok(App::start(options).await?.run().await) });
+        runtime.shutdown_timeout(LAST_FILES);
+        served
+    });
     match served {
         Ok(Ok(true)) => ExitCode::SUCCESS,
         Ok(Ok(false)) => ExitCode::FAILURE,

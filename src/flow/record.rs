@@ -87,7 +87,8 @@ impl Record {
 impl Drop for Record {
     /// The request's story was dropped: the client left, or the process stops.
     fn drop(&mut self) {
-        self.finish(Some(Cause::ClientGone));
+        let cut = self.client.session.is_cut();
+        self.finish(Some(if cut { Cause::Shutdown } else { Cause::ClientGone }));
     }
 }
 

@@ -12,6 +12,7 @@ pub mod resolve;
 pub mod sockets;
 pub mod status;
 pub mod systemd;
+pub mod watch;
 
 #[cfg(test)]
 mod tests;

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::task::JoinError;
 use tokio::time::timeout;
 
 use super::publish::{BuildError, Publisher};
@@ -70,6 +71,8 @@ pub enum ApplyError {
     Build(#[from] BuildError),
     #[error(transparent)]
     Acme(#[from] acme::StateError),
+    #[error("the configuration was not read to its end: {0}")]
+    Reading(#[from] JoinError),
 }
 
 /// What a configuration is put in force with.
@@ -93,14 +96,18 @@ pub struct Applier {
 impl Applier {
     /// Loads the file again and puts it in force; if that fails nothing changes but the status.
     pub async fn reload(&mut self) {
-        let result = match self.source.load(Some(&self.current.load_full().config)) {
-            Ok(loaded) => {
+        // The files may be on a disk that hangs: that is for another thread to wait for.
+        let (source, before) = (self.source.clone(), self.current.load_full().config.clone());
+        let load = tokio::task::spawn_blocking(move || source.load(Some(&before)));
+        let result = match load.await {
+            Ok(Ok(loaded)) => {
                 warn_of(&loaded);
                 let kept = loaded.kept_certificates;
                 self.status.certificates.failed.fetch_add(kept.len() as u64, Ordering::Relaxed);
                 self.renewal.was_told(kept);
                 self.apply(loaded.config).await
             }
+            Ok(Err(error)) => Err(error.into()),
             Err(error) => Err(error.into()),
         };
         let mut status = self.status.reload();
@@ -134,11 +141,11 @@ impl Applier {
         let addresses = Addresses::find(&config, &self.addresses).await?;
         let fresh = self.sockets.bind(&config)?;
         let snapshot = self.publisher.build(config, &addresses)?;
-        acme::prepare(&snapshot)?;
+        let kept = self.acme.prepare(&snapshot).await?;
         self.health.apply(&snapshot.pools).wait().await;
         self.standing.apply(&snapshot.pools);
         self.outliers.apply(&snapshot.pools);
-        self.acme.apply(&snapshot);
+        self.acme.apply(&snapshot, kept);
         self.publisher.publish(snapshot.clone());
         self.addresses = addresses;
         self.gate.recheck();

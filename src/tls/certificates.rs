@@ -51,6 +51,8 @@ pub enum Fault {
     Read(io::Error),
     #[error("holds no certificate in PEM")]
     NoCertificate,
+    #[error("holds no certificate in PEM")]
+    NoAuthority,
     #[error("holds a certificate that cannot be read: {0}")]
     Certificate(String),
     #[error("holds no private key in PEM")]
@@ -90,6 +92,9 @@ impl Fault {
                 "write the server's certificate, then the intermediate ones, each from -----BEGIN \
                  CERTIFICATE----- on"
             }
+            Fault::NoAuthority => {
+                "the certificates of those whom to trust, each from -----BEGIN CERTIFICATE----- on"
+            }
             Fault::Certificate(_) => "openssl x509 -noout -text -in FILE shows what is in it",
             Fault::NoKey => {
                 "a key begins with -----BEGIN PRIVATE KEY-----, RSA PRIVATE KEY or EC PRIVATE KEY"
@@ -122,7 +127,7 @@ impl Fault {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Pair {
     pub certificate: Certificate,
     /// Not only the owner and the group may read the key.
@@ -195,25 +200,21 @@ pub fn folder(folder: &Path) -> Result<Vec<(PathBuf, PathBuf)>, CertificateError
 /// Authorities, for a list of those whom to trust.
 pub fn authorities(path: &Path) -> Result<Bundle, CertificateError> {
     let wrong = |what: String| Fault::Certificate(what).of(path);
-    let certificates = certificates(path, LARGEST_BUNDLE)?;
+    let certificates = certificates(path, LARGEST_BUNDLE).map_err(|error| match error.what {
+        Fault::NoCertificate => Fault::NoAuthority.of(path),
+        _ => error,
+    })?;
     let mut store = RootCertStore::empty();
     for certificate in &certificates {
         parse(certificate).map_err(wrong)?;
         store.add(certificate.clone()).map_err(|error| wrong(error.to_string()))?;
     }
     let der = certificates.iter().map(|der| Bytes::copy_from_slice(der)).collect();
-    Ok(Bundle { path: path.to_owned(), der })
-}
-
-#[derive(Debug)]
-pub struct Revocations {
-    pub bundle: Bundle,
-    /// The first moment at which one of the lists should have been replaced by a newer one.
-    pub next_update: Option<SystemTime>,
+    Ok(Bundle { path: path.to_owned(), der, next_update: None })
 }
 
 /// Lists of revoked certificates.
-pub fn revocations(path: &Path) -> Result<Revocations, CertificateError> {
+pub fn revocations(path: &Path) -> Result<Bundle, CertificateError> {
     let (bytes, _) = read(path, LARGEST_BUNDLE)?;
     let mut lists = Vec::new();
     let mut next_update: Option<SystemTime> = None;
@@ -227,7 +228,7 @@ pub fn revocations(path: &Path) -> Result<Revocations, CertificateError> {
     if lists.is_empty() {
         return Err(Fault::NoList.of(path));
     }
-    Ok(Revocations { bundle: Bundle { path: path.to_owned(), der: lists.into() }, next_update })
+    Ok(Bundle { path: path.to_owned(), der: lists.into(), next_update })
 }
 
 /// When a list should be replaced, if the verifier of client certificates takes it. That reads it with

@@ -256,7 +256,7 @@ fn no_session_resumes_where_more_is_asked_of_clients() {
         assert!(resumes(&required, &changed, Some(&good)).is_err());
         let list = |serials: &[u64]| {
             let path = folder.write("crl.pem", &authority.revoke(serials));
-            let crl = Some(certificates::revocations(&path).unwrap().bundle);
+            let crl = Some(certificates::revocations(&path).unwrap());
             with(ClientAuth { crl, ..auth(&folder, &authority, true) })
         };
         assert_eq!(resumes(&required, &list(&[4]), Some(&good)), Ok(false));
@@ -514,7 +514,7 @@ fn a_revocation_list_is_one_that_the_verifier_takes() {
         let read = certificates::revocations(&path);
         match said {
             None => {
-                let crl = Some(read.unwrap().bundle);
+                let crl = Some(read.unwrap());
                 let client_auth = Some(ClientAuth { crl, ..auth(&folder, &authority, true) });
                 let tls = ListenerTls { client_auth, ..tls(vec![web(&folder)]) };
                 server("web", &tls, &kept());

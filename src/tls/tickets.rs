@@ -281,7 +281,7 @@ mod tests {
 
     fn bundle(der: &[&'static [u8]]) -> Bundle {
         let der = der.iter().map(|der| Bytes::from_static(der)).collect();
-        Bundle { path: "ca.pem".into(), der }
+        Bundle { path: "ca.pem".into(), der, next_update: None }
     }
 
     fn auth(required: bool, ca: &[&'static [u8]], crl: Option<&[&'static [u8]]>) -> ClientAuth {

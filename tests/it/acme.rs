@@ -1,6 +1,7 @@
 //! Certificates come by themselves: from a real ACME server, by either challenge, and a failure never
 //! takes one away.
 
+use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -304,6 +305,78 @@ fn two_that_share_the_state_order_once() {
     wait_served(&second, "a.example.com", second.address("secure"), &client);
     assert_eq!((succeeded(&first), succeeded(&second)), (1.0, 0.0));
     assert_eq!(failed(&first) + failed(&second), 0.0);
+}
+
+/// A lock of the state directory, as another process has it.
+fn lock(state: &Path, file: &str) -> File {
+    let server = state.join(&listing(state)[0].0);
+    let mut options = OpenOptions::new();
+    let file = options.create(true).append(true).open(server.join(file));
+    let file = file.expect("a temporary folder");
+    assert!(evenkeel::sys::files::try_lock(&file).expect("it can be locked"), "it is held");
+    file
+}
+
+/// How often the server was asked for this.
+fn asked(pebble: &Pebble, path: &str) -> usize {
+    pebble.lines().iter().filter(|line| line.contains(path)).count()
+}
+
+#[test]
+fn nothing_is_ordered_for_a_name_that_another_process_is_at() {
+    let site = Site::new();
+    let Some(pebble) = Pebble::start(site) else { return };
+    let (backend, state) = (Backend::start("one"), Folder::new());
+    // For the folder of the server.
+    let pem = self_signed("other.example.com", -1, 80);
+    keep(state.path(), &pebble, "other.example.com", &pem);
+    let ours = lock(state.path(), "a.example.com.lock");
+    let theirs = lock(state.path(), "b.example.com.lock");
+    let tls = acme(&pebble, state.path(), "a.example.com, b.example.com");
+    let proxy = Proxy::start(secure(plain(setup(), site), site, &tls).pool("web", [&backend], ""));
+    eventually("it waits for both", PATIENCE, || {
+        proxy.events_saying("another process orders a certificate; waiting for it").len() == 2
+    });
+    assert_eq!((asked(&pebble, "/order-plz"), asked(&pebble, "/sign-me-up")), (0, 0));
+    // One of them is brought by who is at it.
+    let pem = self_signed("b.example.com", -1, 80);
+    keep(state.path(), &pebble, "b.example.com", &pem);
+    let brought = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+    wait_served(&proxy, "b.example.com", site.tls(), &trusting(&[brought]));
+    drop((ours, theirs));
+    wait_served(&proxy, "a.example.com", site.tls(), &trusting(&[pebble.root()]));
+    assert_eq!((succeeded(&proxy), failed(&proxy)), (1.0, 0.0));
+}
+
+#[test]
+fn an_account_is_not_made_while_another_process_makes_one() {
+    let site = Site::new();
+    let Some(pebble) = Pebble::start(site) else { return };
+    let (backend, state) = (Backend::start("one"), Folder::new());
+    let config = |domain: &str| {
+        let tls = acme(&pebble, state.path(), domain);
+        secure(plain(setup(), site), site, &tls).pool("web", [&backend], "")
+    };
+    let mut first = Proxy::start(config("a.example.com"));
+    let client = trusting(&[pebble.root()]);
+    wait_served(&first, "a.example.com", site.tls(), &client);
+    assert!(first.stop().success());
+    let made = asked(&pebble, "/sign-me-up");
+    assert!(made > 0);
+    // As if it were not there yet.
+    let account = state.path().join(&listing(state.path())[0].0).join("account.json");
+    let text = std::fs::read(&account).expect("it is kept");
+    std::fs::remove_file(&account).expect("it is there");
+    let held = lock(state.path(), ".account.lock");
+    let second = Proxy::start(config("b.example.com"));
+    eventually("it waits", PATIENCE, || {
+        !second.events_saying("another process makes an ACME account; waiting for it").is_empty()
+    });
+    std::fs::write(&account, text).expect("a temporary folder");
+    drop(held);
+    wait_served(&second, "b.example.com", site.tls(), &client);
+    assert_eq!(asked(&pebble, "/sign-me-up"), made, "the other's account is taken");
+    assert_eq!((succeeded(&second), failed(&second)), (1.0, 0.0));
 }
 
 #[test]

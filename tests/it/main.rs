@@ -7,6 +7,7 @@ mod acme;
 mod backend_tls;
 mod broken_off;
 mod browser;
+mod certificate_files;
 mod cli;
 mod databases;
 mod drain;

@@ -91,6 +91,9 @@ impl PartialEq for Certificate {
 pub struct Bundle {
     pub path: PathBuf,
     pub der: Arc<[Bytes]>,
+    /// Of revocation lists: the first moment at which one of them should have been replaced by a newer
+    /// one.
+    pub next_update: Option<SystemTime>,
 }
 
 impl fmt::Debug for Bundle {

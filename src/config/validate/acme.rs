@@ -5,13 +5,13 @@ use std::path::Path as FilePath;
 
 use super::addresses::is_host_name;
 use super::cx::Cx;
+use super::tls;
 use crate::config::defaults;
 use crate::config::model::Acme;
 use crate::config::path::Path;
 use crate::config::problems::did_you_mean;
 use crate::config::raw;
 use crate::config::source::Wrong;
-use crate::tls::certificates;
 
 /// Short names of directories, for whom nearly everybody means.
 const DIRECTORIES: [(&str, &str); 2] = [
@@ -44,13 +44,7 @@ pub fn acme(cx: &mut Cx<'_>, at: &Path, raw: &raw::Acme) -> Option<Acme> {
         cx.text(&at.key("state_dir"), Some(text), |_| folder(&path).map(|()| path.clone()))
     });
     cx.missing(at, "state_dir", "state_dir: /var/lib/evenkeel/acme");
-    let ca = raw.ca.as_ref().map(|text| (text, cx.beside_the_file(text)));
-    let ca = ca.and_then(|(text, path)| {
-        cx.text(&at.key("ca"), Some(text), |_| {
-            certificates::authorities(&path)
-                .map_err(|error| Wrong::plain(error.what.to_string()).help(error.what.help()))
-        })
-    });
+    let ca = raw.ca.as_ref().and_then(|file| tls::authorities(cx, &at.key("ca"), file));
     if domains.is_empty() {
         return None;
     }

@@ -8,7 +8,7 @@ use std::path::{Path as FilePath, PathBuf};
 use serde::de::DeserializeOwned;
 use serde_yaml::Value;
 
-use crate::config::model::{BindAddr, Certificate, Config, ListenerTls, Name};
+use crate::config::model::{BackendTls, BindAddr, Bundle, Certificate, Config, ListenerTls, Name};
 use crate::config::path::Path;
 use crate::config::problems::{Problem, Severity};
 use crate::config::raw::Texts;
@@ -193,10 +193,25 @@ impl<'a> Cx<'a> {
     /// The certificate in force that was read of these two files: what goes on to be used if they
     /// cannot be read now.
     pub fn predecessor(&self, cert: &FilePath, key: &FilePath) -> Option<Certificate> {
-        let pools = self.before.iter().flat_map(|config| &config.pools);
-        let clients = pools.filter_map(|pool| pool.tls.as_ref()?.client.as_ref());
+        let clients = self.backends_before().filter_map(|tls| tls.client.as_ref());
         let mut all = self.tls_before().flat_map(|tls| &tls.certificates).chain(clients);
         all.find(|known| known.cert == cert && known.key == key).cloned()
+    }
+
+    /// The same of authorities.
+    pub fn authorities_before(&self, path: &FilePath) -> Option<Bundle> {
+        let listeners = self.tls_before().flat_map(|tls| {
+            let clients = tls.client_auth.as_ref().map(|auth| &auth.ca);
+            let acme = tls.acme.as_ref().and_then(|acme| acme.ca.as_ref());
+            clients.into_iter().chain(acme)
+        });
+        let pools = self.backends_before().filter_map(|tls| tls.ca.as_ref());
+        listeners.chain(pools).find(|known| known.path == path).cloned()
+    }
+
+    fn backends_before(&self) -> impl Iterator<Item = &'a BackendTls> + use<'a> {
+        let pools = self.before.into_iter().flat_map(|config| &config.pools);
+        pools.filter_map(|pool| pool.tls.as_ref())
     }
 
     /// The TLS of every listener in force.

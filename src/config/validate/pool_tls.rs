@@ -1,18 +1,15 @@
 //! `tls` of a pool: whom to believe, under which name, and what to show. Each key proved, then a pool's
 //! own keys over those of `pool_defaults`.
 
-use std::time::SystemTime;
-
 use rustls::pki_types::ServerName;
 
 use super::cx::Cx;
-use super::tls;
+use super::tls::{self, Shown};
 use super::words::word;
 use crate::config::model::{BackendTls, Bundle, Certificate, HealthCheck, ProbeKind, Protocol};
 use crate::config::path::Path;
 use crate::config::raw;
 use crate::config::source::Wrong;
-use crate::tls::certificates::{self, CertificateError, Fault};
 use crate::tls::client;
 
 /// What stands under `tls`.
@@ -51,11 +48,7 @@ pub fn setting(cx: &mut Cx<'_>, at: &Path, raw: raw::PoolTls) -> Option<Setting>
         }
         raw::PoolTls::Parts(parts) => *parts,
     };
-    let ca_at = at.key("ca");
-    let ca = parts.ca.as_ref().and_then(|file| {
-        let path = cx.beside_the_file(file);
-        cx.text(&ca_at, Some(file), |_| certificates::authorities(&path).map_err(|e| no_ca(&e)))
-    });
+    let ca = parts.ca.as_ref().and_then(|file| tls::authorities(cx, &at.key("ca"), file));
     let name_at = at.key("server_name");
     let server_name = cx.text(&name_at, parts.server_name.as_ref(), server_name);
     let client = client_certificate(cx, at, &parts);
@@ -96,39 +89,7 @@ fn client_certificate(cx: &mut Cx<'_>, at: &Path, raw: &raw::PoolTlsParts) -> Op
         cx.missing(at, "cert", "tls: {cert: lb.pem, key: lb.key}");
     }
     let (cert, key) = (raw.cert.as_ref()?, raw.key.as_ref()?);
-    let (cert_path, key_path) = (cx.beside_the_file(cert), cx.beside_the_file(key));
-    let (cert_at, key_at) = (at.key("cert"), at.key("key"));
-    let pair = match certificates::pair(&cert_path, &key_path) {
-        Ok(pair) => pair,
-        Err(error) => {
-            let of_cert = matches!(error.what, Fault::NoCertificate | Fault::Certificate(_));
-            let of_key = error.path == key_path && !of_cert;
-            let (place, found) = if of_key { (&key_at, key) } else { (&cert_at, cert) };
-            cx.error(place, Some(found), unusable(&error));
-            return None;
-        }
-    };
-    if pair.exposed {
-        tls::exposed(cx, &key_at, key);
-    }
-    if pair.certificate.not_after < SystemTime::now() {
-        let text = "the certificate has expired: backends that look at it refuse it";
-        cx.warn(&cert_at, Wrong::plain(text));
-    }
-    Some(pair.certificate)
-}
-
-fn unusable(error: &CertificateError) -> Wrong {
-    Wrong::plain(error.what.to_string()).help(error.what.help())
-}
-
-fn no_ca(error: &CertificateError) -> Wrong {
-    match error.what {
-        Fault::NoCertificate => Wrong::plain(error.what.to_string()).help(
-            "the certificates of those whom to trust, each from -----BEGIN CERTIFICATE----- on",
-        ),
-        _ => unusable(error),
-    }
+    tls::pair(cx, at, (cert, key), Shown::ToBackends)
 }
 
 /// Whether a pool has none, by these settings.

@@ -15,7 +15,7 @@ use crate::config::model::{
 use crate::config::path::Path;
 use crate::config::raw;
 use crate::config::source::Wrong;
-use crate::tls::certificates::{self, CertificateError};
+use crate::tls::certificates::{self, CertificateError, Fault};
 use crate::tls::expiry::{self, Stage};
 
 const MODES: [(&str, bool); 2] = [("required", true), ("optional", false)];
@@ -131,14 +131,26 @@ fn named(
         cx.missing(&at, "cert", "cert: certs/example.pem");
         cx.missing(&at, "key", "key: certs/example.key");
         if let (Some(cert), Some(key)) = (&item.cert, &item.key) {
-            found.extend(pair(cx, &at, cert, key));
+            found.extend(pair(cx, &at, (cert, key), Shown::ToClients));
         }
     }
     found
 }
 
+/// Whom a certificate is to convince.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    ToClients,
+    ToBackends,
+}
+
 /// The certificate of the map at `at`, which has `cert` and `key`.
-pub fn pair(cx: &mut Cx<'_>, at: &Path, cert: &str, key: &str) -> Option<Certificate> {
+pub fn pair(
+    cx: &mut Cx<'_>,
+    at: &Path,
+    (cert, key): (&str, &str),
+    shown: Shown,
+) -> Option<Certificate> {
     let (cert_at, key_at) = (at.key("cert"), at.key("key"));
     let paths = (cx.beside_the_file(cert), cx.beside_the_file(key));
     match certificates::pair(&paths.0, &paths.1) {
@@ -146,11 +158,13 @@ pub fn pair(cx: &mut Cx<'_>, at: &Path, cert: &str, key: &str) -> Option<Certifi
             if pair.exposed {
                 exposed(cx, &key_at, key);
             }
-            look_at(cx, &cert_at, "", &pair.certificate);
+            look_at(cx, &cert_at, "", &pair.certificate, shown);
             Some(pair.certificate)
         }
         Err(error) => {
-            let (at, found) = match error.path == paths.1 {
+            // Both may be in one file.
+            let of_cert = matches!(error.what, Fault::NoCertificate | Fault::Certificate(_));
+            let (at, found) = match error.path == paths.1 && !of_cert {
                 true => (key_at, key),
                 false => (cert_at, cert),
             };
@@ -180,7 +194,8 @@ fn folder(
             if pair.exposed {
                 exposed(cx, at, &file_name(&key));
             }
-            look_at(cx, at, &format!("{}: ", file_name(&cert)), &pair.certificate);
+            let of = format!("{}: ", file_name(&cert));
+            look_at(cx, at, &of, &pair.certificate, Shown::ToClients);
             Some(pair.certificate)
         }
         Err(error) => {
@@ -208,7 +223,11 @@ fn refused<T>(
     let (what, help) = (&error.what, error.what.help());
     match kept {
         Some(_) => {
-            cx.kept_certificates.push((error.path.clone(), error.to_string()));
+            let known = (error.path.clone(), error.to_string());
+            // Many may name the file.
+            if !cx.kept_certificates.contains(&known) {
+                cx.kept_certificates.push(known);
+            }
             let text = format!("{of}{what}; what was read before goes on");
             cx.warn(at, Wrong::plain(text).help(help));
         }
@@ -218,22 +237,26 @@ fn refused<T>(
 }
 
 /// Warns of a key whose file everybody may read.
-pub fn exposed(cx: &mut Cx<'_>, at: &Path, file: &str) {
+fn exposed(cx: &mut Cx<'_>, at: &Path, file: &str) {
     let text = "everybody on this machine can read the key";
     cx.warn(at, Wrong::plain(text).help(format!("chmod 640 {file}")));
 }
 
 /// What is allowed of a certificate but hardly meant.
-fn look_at(cx: &mut Cx<'_>, at: &Path, of: &str, certificate: &Certificate) {
+fn look_at(cx: &mut Cx<'_>, at: &Path, of: &str, certificate: &Certificate, shown: Shown) {
+    let refuse = match shown {
+        Shown::ToClients => "clients will refuse it",
+        Shown::ToBackends => "backends that look at it refuse it",
+    };
     let now = SystemTime::now();
     let not_after = certificate.not_after;
     let (date, words) = (expiry::date(not_after), expiry::in_words(not_after, now));
     let told = match Stage::of(not_after, now) {
-        Some(Stage::Over) => Some(format!("expired on {date}; clients will refuse it")),
+        Some(Stage::Over) => Some(format!("expired on {date}; {refuse}")),
         Some(_) => Some(format!("expires on {date}, {words}")),
         None if certificate.not_before > now => {
             let date = expiry::date(certificate.not_before);
-            Some(format!("is good only from {date} on; clients will refuse it until then"))
+            Some(format!("is good only from {date} on; {refuse} until then"))
         }
         None => None,
     };
@@ -241,7 +264,7 @@ fn look_at(cx: &mut Cx<'_>, at: &Path, of: &str, certificate: &Certificate) {
         let help = "put a renewed one in its place: it is taken up without a restart";
         cx.warn(at, Wrong::plain(format!("{of}{told}")).help(help));
     }
-    if certificate.names.is_empty() {
+    if certificate.names.is_empty() && shown == Shown::ToClients {
         let text = "names no DNS name: it is shown only where no other certificate fits";
         cx.warn(at, Wrong::plain(format!("{of}{text}")));
     }
@@ -265,13 +288,13 @@ fn client_auth(
     Some(ClientAuth { required, ca: ca?, crl, headers })
 }
 
-fn authorities(cx: &mut Cx<'_>, at: &Path, file: &str) -> Option<Bundle> {
+/// Those whom to trust, at `at`.
+pub fn authorities(cx: &mut Cx<'_>, at: &Path, file: &str) -> Option<Bundle> {
     let path = cx.beside_the_file(file);
     match certificates::authorities(&path) {
         Ok(read) => Some(read),
         Err(error) => {
-            let auths = cx.tls_before().filter_map(|tls| tls.client_auth.as_ref());
-            let kept = auths.map(|auth| &auth.ca).find(|ca| ca.path == path).cloned();
+            let kept = cx.authorities_before(&path);
             refused(cx, at, Some(file), "", &error, kept)
         }
     }
@@ -294,7 +317,7 @@ fn revocations(cx: &mut Cx<'_>, at: &Path, file: &str) -> Option<Bundle> {
         let help = "it counts all the same: who was revoked since then gets in";
         cx.warn(at, Wrong::plain(text).help(help));
     }
-    Some(read.bundle)
+    Some(read)
 }
 
 fn ticket_keys(cx: &mut Cx<'_>, at: &Path, file: &str) -> Option<TicketKeys> {

@@ -43,7 +43,7 @@ fn protocols_are_offered_by_what_the_pool_speaks() {
 #[test]
 fn a_ca_that_is_none_is_told_by_its_number() {
     let der = [Bytes::from_static(b"no certificate")].into();
-    let ca = Bundle { path: "ca.pem".into(), der };
+    let ca = Bundle { path: "ca.pem".into(), der, next_update: None };
     let error = settings(Some(&ca), None, true, Protocol::Http1).unwrap_err().to_string();
     assert!(error.starts_with("certificate number 1 of the file cannot be used"), "{error}");
 }
