@@ -79,8 +79,9 @@ fn finish(client: &Client, lease: &Lease, record: &Record, end: Option<End>) {
             Some(Cause::Truncated)
         }
         Some(End::Cut) => Some(Cause::Released),
-        Some(End::ClientReset) => Some(Cause::ClientGone),
-        None => Some(Cause::Shutdown),
+        // A client's connection of HTTP/2 that is cut takes its streams along.
+        Some(End::ClientReset) if !client.session.is_cut() => Some(Cause::ClientGone),
+        Some(End::ClientReset) | None => Some(Cause::Shutdown),
     });
 }
 

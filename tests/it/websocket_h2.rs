@@ -518,7 +518,7 @@ fn in_a_drain_it_goes_on_until_it_ends_or_the_time_is_up() {
         assert_eq!(code, Some(i32::from(!patient)), "whether something was cut");
         let causes: Vec<_> = proxy.events_saying("request failed");
         let causes: Vec<_> = causes.iter().map(|event| event["cause"].as_str()).collect();
-        assert_eq!(causes, if patient { vec![] } else { vec![Some("shutdown")] });
+        assert_eq!(causes, if patient { vec![] } else { vec![Some("shutdown")] }, "{h2} {patient}");
     }
 }
 
