@@ -17,7 +17,7 @@ use crate::outcome::Cause;
 use crate::pool::{Lease, MemberTls};
 use crate::sys::shortage::is_shortage;
 use crate::timer::Elapsed;
-use crate::tls::client::Trouble;
+use crate::tls::client::{Trouble, has_no_protocol};
 
 /// So often the log hears of the same backend.
 const TOLD_EVERY: Duration = Duration::from_secs(30);
@@ -65,6 +65,10 @@ async fn secure(
         BackendStream::handshake(stream, &tls.config, tls.name.clone(), offer, &worker.buffers);
     let trouble = match within(clocks, most, shaking).await {
         Ok(Ok(stream)) => return Ok(stream),
+        // Asked for a change of protocol that only HTTP/1.1 has: that is nothing against a backend without it.
+        Ok(Err(error)) if offer == Offer::Http1 && has_no_protocol(&error) => {
+            return Err(Cause::Unsupported);
+        }
         Ok(Err(error)) => Trouble::from_io(&error),
         Err(Elapsed) if clocks.step.is_cut() => return Err(Cause::Released),
         Err(Elapsed) => Trouble::timeout(),

@@ -209,8 +209,8 @@ impl Socket for BackendStream {
         }
     }
 
-    fn is_delivered(&self) -> bool {
-        socket::is_delivered(self.socket())
+    fn is_delivered(&self) -> Option<bool> {
+        Some(socket::is_delivered(self.socket()))
     }
 
     fn plain(&self) -> Option<Plain<'_>> {

@@ -73,8 +73,8 @@ where
     C: AsyncRead + AsyncWrite + Socket + Unpin,
     B: AsyncRead + AsyncWrite + Socket + Unpin,
 {
-    let mut up = Direction::new();
-    let mut down = Direction::new();
+    let mut up = Direction::new(backend.is_delivered().is_some());
+    let mut down = Direction::new(client.is_delivered().is_some());
     deadline.set(idle);
     let end = poll_fn(|cx| {
         let up_before = up.written();
@@ -94,8 +94,8 @@ where
         match (up_done, down_done) {
             (Poll::Ready(Ok(())), _) if up.broke => Poll::Ready(End::ClientBroke),
             (up_done, Poll::Ready(Ok(()))) if down.broke => Poll::Ready(match up_done {
-                Poll::Ready(_) => End::Finished,
-                Poll::Pending => End::BackendBroke,
+                Poll::Ready(Ok(())) => End::Finished,
+                Poll::Ready(Err(_)) | Poll::Pending => End::BackendBroke,
             }),
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(End::Finished),
             (Poll::Ready(Err(broken)), _) => Poll::Ready(match broken {
@@ -130,10 +130,8 @@ where
 
 /// Waits until this side has what was written to it, or has not taken it for the idle time.
 async fn delivered(side: &impl Socket, deadline: &Deadline, idle: Duration) {
-    // The task that writes a stream of HTTP/2 takes in its turn what it was given.
-    tokio::task::yield_now().await;
     let until = deadline.tick_after(idle);
-    while !side.is_delivered() && !deadline.is_past(until) && !deadline.is_cut() {
+    while side.is_delivered() == Some(false) && !deadline.is_past(until) && !deadline.is_cut() {
         // Nobody tells when a queue has run empty.
         let _ = deadline.within(TICK, pending::<()>()).await;
     }
@@ -147,6 +145,8 @@ struct Direction {
     left: u64,
     pace: Pace,
     ended: bool,
+    /// The other side can be broken off; else every end is one in order.
+    breaks: bool,
     /// It ended otherwise than TLS does, and is to end so on the other side.
     broke: bool,
     shut: bool,
@@ -161,9 +161,10 @@ enum Pace {
 }
 
 impl Direction {
-    fn new() -> Direction {
+    fn new(breaks: bool) -> Direction {
         let pace = Pace::Quiet { large_reads: LARGE_READS };
-        Direction { pending: None, left: u64::MAX, pace, ended: false, broke: false, shut: false }
+        let (pending, left) = (None, u64::MAX);
+        Direction { pending, left, pace, ended: false, breaks, broke: false, shut: false }
     }
 
     /// Bytes that were written, in all.
@@ -293,10 +294,10 @@ impl Direction {
         }
         buffers.give_back(buffer);
         if let Err(error) = ready!(polled) {
-            self.broke = error.kind() == io::ErrorKind::UnexpectedEof;
-            if !self.broke {
+            if error.kind() != io::ErrorKind::UnexpectedEof {
                 return Poll::Ready(Err(Broken::From));
             }
+            self.broke = self.breaks;
         }
         self.ended = true;
         Poll::Ready(Ok(()))
@@ -601,7 +602,7 @@ mod tests {
         let (mut client, mut near) = pair().await;
         let (mut far, mut backend) = pair().await;
         let (buffers, pipes, _) = stock(1);
-        let mut direction = Direction::new();
+        let mut direction = Direction::new(true);
         let (block, mut got) = (vec![b'x'; 1 << 19], vec![0; 1 << 19]);
         // `wake_ups` times `bytes`, each taken before the next is sent.
         for (bytes, wake_ups, bulk) in

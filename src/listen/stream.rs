@@ -93,8 +93,9 @@ pub trait Socket {
     /// by an end without close_notify (RFC 8446 6.1), before which it gets all that was written.
     fn break_off(&mut self);
 
-    /// The other side has all that was written and flushed, as far as can be seen from here.
-    fn is_delivered(&self) -> bool;
+    /// The other side has all that was written and flushed. `None` where that cannot be seen: to break such
+    /// a stream off would lose what came before, so it is ended in order instead.
+    fn is_delivered(&self) -> Option<bool>;
 }
 
 impl Socket for ClientStream {
@@ -113,8 +114,8 @@ impl Socket for ClientStream {
         }
     }
 
-    fn is_delivered(&self) -> bool {
-        self.tcp().is_none_or(socket::is_delivered)
+    fn is_delivered(&self) -> Option<bool> {
+        Some(self.tcp().is_none_or(socket::is_delivered))
     }
 
     fn plain(&self) -> Option<Plain<'_>> {
@@ -135,8 +136,8 @@ impl Socket for TcpStream {
         self.reset_on_close();
     }
 
-    fn is_delivered(&self) -> bool {
-        socket::is_delivered(self)
+    fn is_delivered(&self) -> Option<bool> {
+        Some(socket::is_delivered(self))
     }
 
     fn plain(&self) -> Option<Plain<'_>> {

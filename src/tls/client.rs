@@ -16,7 +16,8 @@ use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signat
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::SingleCertAndKey;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore,
+    SignatureScheme,
 };
 
 use crate::config::model::{BackendHost, BackendTls, Bundle, Certificate, Protocol};
@@ -178,6 +179,13 @@ pub enum Kind {
 pub struct Trouble {
     pub kind: Kind,
     said: String,
+}
+
+/// The backend speaks none of the protocols that it was offered (RFC 7301 3.2).
+pub fn has_no_protocol(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let alert = AlertDescription::NoApplicationProtocol;
+    matches!(inner, Some(rustls::Error::AlertReceived(received)) if *received == alert)
 }
 
 impl Trouble {

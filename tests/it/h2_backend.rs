@@ -571,7 +571,7 @@ fn auto_is_http1_to_a_server_that_has_nothing_else() {
     }
     let ca = Authority::new("a test's authority");
     let nginx = Nginx::start(free_address(), &ca.issue(&["web.internal"]), &ca, "");
-    let (_openssl, mute) = without_alpn(&ca);
+    let (_openssl, mute) = openssl(&ca, &[]);
     let config = setup().set("workers: 1").http("web", "web");
     let routes = "mode: http, routes: [{pool: mute}]";
     let keys = format!("protocol: auto, {OVER_TLS}");
@@ -590,17 +590,38 @@ fn auto_is_http1_to_a_server_that_has_nothing_else() {
     proxy.wait_at_rest();
 }
 
-/// openssl, which settles for no protocol.
-fn without_alpn(ca: &Authority) -> ((Child, Folder), SocketAddr) {
+/// openssl, which settles for no protocol unless told of one.
+fn openssl(ca: &Authority, args: &[&str]) -> ((Child, Folder), SocketAddr) {
     let (folder, address) = (Folder::new(), free_address());
     ca.issue(&["web.internal"]).write(&folder, "server");
     let mut command = Command::new("openssl");
     command.current_dir(folder.path()).args(["s_server", "-www", "-quiet", "-accept"]);
-    command.arg(address.to_string()).args(["-cert", "server.pem", "-key", "server.key"]);
+    command.arg(address.to_string()).args(["-cert", "server.pem", "-key", "server.key"]).args(args);
     let child = Child::start("openssl", &mut command);
     let open = || std::net::TcpStream::connect(address).is_ok();
     eventually("openssl accepts", PATIENCE, open);
     ((child, folder), address)
+}
+
+/// Else whoever likes could have it ejected.
+#[test]
+fn that_a_server_has_only_http2_is_not_held_against_it() {
+    if !program("openssl") {
+        return;
+    }
+    let ca = Authority::new("a test's authority");
+    let (_openssl, address) = openssl(&ca, &["-alpn", "h2"]);
+    let config = setup().set("workers: 1").http("web", "web");
+    let config = config.pool("web", [address], &format!("protocol: auto, {OVER_TLS}"));
+    let proxy = Proxy::start_beside(trusting(&ca), config);
+    for _ in 0..8 {
+        let ask = Ask::get("/").header("connection", "upgrade").header("upgrade", "tea");
+        let mut conn = Conn::open(proxy.address("web")).unwrap();
+        assert_eq!(conn.ask(&ask).unwrap().status, 501);
+    }
+    proxy.wait_at_rest();
+    assert_eq!(proxy.metric("evenkeel_backend_failures_total", &[]), 0.0);
+    assert!(proxy.events_saying("no secure connection to a backend").is_empty());
 }
 
 /// Nothing was sent, so it goes elsewhere, even a POST; and the log says what is wrong.
@@ -614,7 +635,7 @@ fn a_server_that_settles_for_another_protocol_is_not_asked() {
     let good = Nginx::of_http2(free_address(), &pair, &ca, "");
     // The one has only HTTP/1.1 to offer, the other says nothing of protocols.
     let http1 = Nginx::start(free_address(), &pair, &ca, "");
-    let (_openssl, mute) = without_alpn(&ca);
+    let (_openssl, mute) = openssl(&ca, &[]);
     for (bad, why) in [(http1.address, "NoApplicationProtocol"), (mute, "does not speak HTTP/2")] {
         let keys = format!("protocol: h2, balance: round_robin, outlier: off, {OVER_TLS}");
         let config = setup().set("workers: 1").http("web", "web").pool("alone", [bad], &keys);

@@ -279,9 +279,12 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         // The stream first: its reset is what the connection's task hears.
-        let whole = self.ended || self.answer.is_none();
+        let asked = self.answer.is_some();
         (self.up, self.answer, self.down) = (None, None, None);
-        self.conn.leave(whole);
+        match asked {
+            true => self.conn.leave(self.ended),
+            false => self.conn.leave_unused(),
+        }
     }
 }
 

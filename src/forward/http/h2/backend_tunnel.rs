@@ -62,9 +62,9 @@ impl Socket for BackendTunnel {
         self.reset_on_close();
     }
 
-    /// Only what its windows take is taken; the connection's task sends it in its turn.
-    fn is_delivered(&self) -> bool {
-        true
+    /// A reset takes along what still waits to be sent, and nobody tells when nothing does.
+    fn is_delivered(&self) -> Option<bool> {
+        None
     }
 }
 

@@ -121,6 +121,11 @@ impl SharedConn {
         self.streams.set(self.streams.get() + 1);
     }
 
+    /// Somebody had room on it and asked nothing: it has rested all the while.
+    pub fn leave_unused(&self) {
+        self.streams.set(self.streams.get() - 1);
+    }
+
     /// A request has ended on it; `whole`: with all of its answer.
     pub fn leave(&self, whole: bool) {
         self.streams.set(self.streams.get() - 1);
@@ -208,8 +213,11 @@ impl SharedConns {
         conns.retain(|conn| conn.is_open());
         let most =
             |conn: &SharedConn| if careful { ticks(FRESH).min(conn.keep) } else { conn.keep };
+        // A tunnel may be silent for minutes, and its connection be long dead.
+        let heard = |conn: &SharedConn| !(careful && conn.pulse.is_silent(SILENCE));
         let good = |conn: &&Rc<SharedConn>| {
-            conn.has_room() && conn.suits(tls) && !conn.has_rested(now, most(conn))
+            let rested = conn.has_rested(now, most(conn));
+            conn.has_room() && conn.suits(tls) && !rested && heard(conn)
         };
         let found = conns.iter().find(good)?;
         Some(Stream::new(found.clone()))
