@@ -91,11 +91,16 @@ pub trait Socket {
 
     /// When it is dropped the other side learns that it has not got all: in clear by a reset, over TLS
     /// by an end without close_notify (RFC 8446 6.1), before which it gets all that was written.
-    fn break_off(&mut self);
+    fn break_off(&mut self) {
+        self.reset_on_close();
+    }
 
     /// The other side has all that was written and flushed. `None` where that cannot be seen: to break such
-    /// a stream off would lose what came before, so it is ended in order instead.
-    fn is_delivered(&self) -> Option<bool>;
+    /// a stream off would lose what came before, so it is ended in order instead: a reset of HTTP/2's takes
+    /// along what still waits to be sent.
+    fn is_delivered(&self) -> Option<bool> {
+        None
+    }
 }
 
 impl Socket for ClientStream {
@@ -130,10 +135,6 @@ impl Socket for ClientStream {
 impl Socket for TcpStream {
     fn reset_on_close(&mut self) {
         socket::reset_on_close(self);
-    }
-
-    fn break_off(&mut self) {
-        self.reset_on_close();
     }
 
     fn is_delivered(&self) -> Option<bool> {

@@ -57,15 +57,6 @@ impl Socket for BackendTunnel {
         // What may still wait to be sent goes with it.
         self.up.send_reset(Reason::CANCEL);
     }
-
-    fn break_off(&mut self) {
-        self.reset_on_close();
-    }
-
-    /// A reset takes along what still waits to be sent, and nobody tells when nothing does.
-    fn is_delivered(&self) -> Option<bool> {
-        None
-    }
 }
 
 impl AsyncRead for BackendTunnel {

@@ -109,15 +109,6 @@ impl Socket for TunnelStream {
     fn reset_on_close(&mut self) {
         self.reset();
     }
-
-    fn break_off(&mut self) {
-        self.reset();
-    }
-
-    /// A reset takes along what still waits to be sent, and nobody tells when nothing does.
-    fn is_delivered(&self) -> Option<bool> {
-        None
-    }
 }
 
 impl AsyncRead for TunnelStream {
