@@ -187,20 +187,29 @@ impl<'a, 'b> Reader<'a, 'b> {
         pairs.sort();
         pairs.dedup();
         let mut new = Vec::new();
+        let mut awaited = false;
         for (cert, key) in pairs {
             if of(named, &cert, &key).is_some() {
                 continue;
             }
             match of(old, &cert, &key) {
                 Some(old) => new.push(self.pair(&old)),
-                None if self.moves(&cert, &key) => {}
-                None => {
-                    if let Some(pair) = self.read_pair(&cert, &key) {
+                None if self.moves(&cert, &key) => awaited = true,
+                None => match self.read_pair(&cert, &key) {
+                    Some(pair) => {
                         self.took_up(&cert, pair.exposed.then_some(&key));
                         new.push(pair.certificate);
                     }
-                }
+                    None => awaited = true,
+                },
             }
+        }
+        if awaited {
+            // What is not there yet, or is bad, may be meant to follow what is gone.
+            let gone = old.iter().filter(|old| of(&new, &old.cert, &old.key).is_none());
+            let gone: Vec<_> = gone.cloned().collect();
+            new.extend(gone);
+            new.sort_by(|a, b| (&a.cert, &a.key).cmp(&(&b.cert, &b.key)));
         }
         let gone = old.iter().filter(|old| of(&new, &old.cert, &old.key).is_none());
         self.news.gone.extend(gone.map(|gone| gone.cert.clone()));

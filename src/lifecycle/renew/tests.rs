@@ -32,11 +32,15 @@ struct Story {
 
 impl Story {
     fn new() -> Story {
+        Story::of(TEXT)
+    }
+
+    fn of(text: &str) -> Story {
         let folder = Folder::new();
         put(&folder, "web", &made("a.example"));
         folder.write("ca.pem", &Authority::new("clients").cert);
         folder.write("tickets", &"A".repeat(43));
-        let config = Arc::new(parse(TEXT, "x", folder.path(), &|_| None).unwrap().config);
+        let config = Arc::new(parse(text, "x", folder.path(), &|_| None).unwrap().config);
         let (files, status) = (Files::default(), Status::new(1, 0));
         Story { folder, files, status, config }
     }
@@ -151,6 +155,35 @@ fn a_reload_keeps_the_good_predecessor_of_a_bad_pair_and_a_start_has_none() {
     assert_eq!(loaded.kept_certificates.len(), 3);
     let error = parse(TEXT, "x", folder, &|_| None).unwrap_err().to_string();
     assert!(error.contains("certificates[0].key: the key does not belong"), "{error}");
+}
+
+/// A folder alone: what is gone from it before its follower is good would leave nobody served.
+#[test]
+fn a_pair_that_is_renamed_serves_until_it_is_there_under_its_new_name() {
+    let text = TEXT.replace("      certificates: [{cert: web.pem, key: web.key}]\n", "");
+    let mut story = Story::of(&text);
+    assert!(!story.look());
+    let path = |name: &str| story.folder.path().join(name);
+    let (cert, key, old) = (path("new.pem"), path("new.key"), [path("web.pem"), path("web.key")]);
+    let good = made("b.example");
+    put(&story.folder, "new", &Made { cert: good.cert.clone(), key: made("x").key });
+    old.iter().for_each(|old| std::fs::remove_file(old).unwrap());
+    for _ in 0..3 {
+        assert!(!story.look());
+    }
+    assert_eq!((story.names(), story.counts()), (vec!["a.example".into()], (0, 1)));
+    // The one that is to follow is good, and does not come to rest; another is there by then.
+    put(&story.folder, "more", &made("c.example"));
+    story.folder.write("new.key", &good.key);
+    assert!(!story.look());
+    std::fs::set_permissions(&key, PermissionsExt::from_mode(0o600)).unwrap();
+    assert!(story.look());
+    assert_eq!(story.names(), ["c.example", "a.example"], "by file");
+    std::fs::set_permissions(&cert, PermissionsExt::from_mode(0o600)).unwrap();
+    assert!(!story.look());
+    assert!(story.look());
+    assert_eq!(story.names(), ["c.example", "b.example"]);
+    assert!(!story.look());
 }
 
 #[test]
