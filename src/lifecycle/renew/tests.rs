@@ -394,11 +394,12 @@ async fn one_look_at_a_time_and_none_for_what_is_in_force_no_more() {
     put(&story.folder, "lb", &made("b.example"));
     let mut renewal = Renewal { files: std::mem::take(&mut story.files), ..Renewal::default() };
     let status = Arc::new(Status::new(1, 0));
+    let now = Instant::now();
     let found = async |renewal: &mut Renewal| {
-        renewal.begin(&story.config, &status);
-        let first = renewal.under_way.as_ref().unwrap().id();
-        renewal.begin(&story.config, &status);
-        assert_eq!(renewal.under_way.as_ref().unwrap().id(), first, "one at a time");
+        renewal.begin(&story.config, &status, now);
+        let first = renewal.under_way.as_ref().unwrap().handle.id();
+        renewal.begin(&story.config, &status, now);
+        assert_eq!(renewal.under_way.as_ref().unwrap().handle.id(), first, "one at a time");
         renewal.looked().await
     };
     let look = found(&mut renewal).await;
@@ -409,11 +410,39 @@ async fn one_look_at_a_time_and_none_for_what_is_in_force_no_more() {
     assert!(look.found.is_some());
     assert!(renewal.end(look, &reloaded).is_none());
     story.config = reloaded;
-    renewal.begin(&story.config, &status);
+    renewal.begin(&story.config, &status, now);
     let look = renewal.looked().await;
     assert!(renewal.end(look, &story.config).is_some(), "it is found again");
     // Nothing to look at, nothing to wait for.
     let clear = Config { listeners: vec![], pools: vec![], ..Config::clone(&story.config) };
-    renewal.begin(&Arc::new(clear), &status);
+    renewal.begin(&Arc::new(clear), &status, now);
     assert!(renewal.under_way.is_none());
+}
+
+#[tokio::test]
+async fn a_look_that_hangs_is_told_once_and_ends_with_its_configuration() {
+    let story = Story::of_pools();
+    let (mut renewal, status) = (Renewal::default(), Arc::new(Status::new(1, 0)));
+    let (release, hang) = std::sync::mpsc::channel::<()>();
+    let of = story.config.clone();
+    let handle = tokio::task::spawn_blocking(move || {
+        // Until there is nobody any more who could release it.
+        let _ = hang.recv();
+        Look { of, files: Files::default(), found: None }
+    });
+    let (id, now) = (handle.id(), Instant::now());
+    let of = story.config.clone();
+    renewal.under_way = Some(UnderWay { handle, of, since: now, told: false });
+    for seconds in [1, 9, 10, 11, 100] {
+        renewal.begin(&story.config, &status, now + Duration::from_secs(seconds));
+        let look = renewal.under_way.as_ref().unwrap();
+        assert_eq!((look.handle.id(), look.told), (id, seconds >= 10));
+    }
+    let look = renewal.under_way.as_mut().unwrap();
+    assert!(!look.is_news(now + SLOW), "told already");
+    let reloaded = Arc::new(Config::clone(&story.config));
+    renewal.begin(&reloaded, &status, now + SLOW);
+    let look = renewal.looked().await;
+    assert!(Arc::ptr_eq(&look.of, &reloaded));
+    drop(release);
 }
