@@ -36,7 +36,7 @@ const LOOK: Duration = Duration::from_secs(60);
 /// Until a name is looked at again that another process orders for now.
 const ORDERED_ELSEWHERE: Duration = Duration::from_secs(10);
 
-/// Longer than an order takes, with every wait to its end: who still has the lock hangs.
+/// An order hardly takes so long, with every wait to its end: who still has the lock must hang.
 const STUCK_ELSEWHERE: Duration = Duration::from_secs(10 * 60);
 
 /// The state directory cannot be used.
