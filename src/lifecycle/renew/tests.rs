@@ -442,6 +442,7 @@ async fn a_look_that_hangs_is_told_once_and_ends_with_its_configuration() {
     assert!(!look.is_news(now + SLOW), "told already");
     let reloaded = Arc::new(Config::clone(&story.config));
     renewal.begin(&reloaded, &status, now + SLOW);
+    assert_ne!(renewal.under_way.as_ref().unwrap().handle.id(), id, "it is left to itself");
     let look = renewal.looked().await;
     assert!(Arc::ptr_eq(&look.of, &reloaded));
     drop(release);
