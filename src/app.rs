@@ -81,6 +81,8 @@ pub struct App {
     /// Closes when the last worker has ended.
     ended: mpsc::Receiver<()>,
     signals: Signals,
+    /// A signal to stop came before anything was served.
+    stopped: bool,
     watch: Option<Watch>,
 }
 
@@ -92,13 +94,14 @@ struct Signals {
 }
 
 impl App {
-    /// Loads, binds, probes, and serves: when this returns, clients are accepted.
+    /// Loads, binds, probes, and serves: when this returns, clients are accepted; or a signal to stop
+    /// came, and to run it comes to an end at once.
     pub async fn start(options: Options) -> Result<App, StartError> {
         let watch = options.watch.then(|| Watch::new(&options.source));
         let loaded = options.source.load(None)?;
         log::init(loaded.config.log)?;
         warn_of(&loaded);
-        let signals = Signals::new().map_err(StartError::Signals)?;
+        let mut signals = Signals::new().map_err(StartError::Signals)?;
         let config = loaded.config;
         let open_files = files::raise_limit().unwrap_or(0);
         let workers = config.workers.unwrap_or_else(usable_cpus);
@@ -143,15 +146,26 @@ impl App {
             addresses: Addresses::default(),
             renewal: Renewal::default(),
         };
-        applier.apply(config).await?;
-        let app = App { shared, admin, applier, threads, ended, signals, watch };
-        app.enter(Phase::Running);
-        for (listener, bound) in app.listeners() {
+        // Names, disks and probes may keep it waiting.
+        let stopped = tokio::select! {
+            biased;
+            () = signals.stop() => true,
+            applied = applier.apply(config) => applied.map(|_| false)?,
+        };
+        let app = App { shared, admin, applier, threads, ended, signals, stopped, watch };
+        if !stopped {
+            app.serves();
+        }
+        Ok(app)
+    }
+
+    fn serves(&self) {
+        self.enter(Phase::Running);
+        for (listener, bound) in self.listeners() {
             tracing::info!(%listener, address = %bound, "listening");
         }
-        tracing::info!(address = %app.admin, "admin listening");
+        tracing::info!(address = %self.admin, "admin listening");
         systemd::ready();
-        Ok(app)
     }
 
     /// Every listener's name with its addresses in force.
@@ -168,7 +182,7 @@ impl App {
 
     /// Runs until a signal ends the process. True if everything was drained, nothing cut.
     pub async fn run(mut self) -> bool {
-        loop {
+        while !self.stopped {
             tokio::select! {
                 biased;
                 told = self.signals.next() => {
@@ -215,9 +229,11 @@ impl App {
         let config = self.shared.current.load_full().config.clone();
         systemd::stopping();
         self.enter(Phase::Leaving);
-        tracing::info!(delay = show_duration(config.shutdown_delay), "stopping");
+        // Nobody has to be kept from what never served.
+        let delay = if self.stopped { Duration::ZERO } else { config.shutdown_delay };
+        tracing::info!(delay = show_duration(delay), "stopping");
         let mut cut = tokio::select! {
-            () = sleep(config.shutdown_delay) => false,
+            () = sleep(delay) => false,
             () = self.signals.stop() => true,
         };
         self.enter(Phase::Draining);

@@ -24,6 +24,7 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use super::machine::LONGEST_TOLD;
 use crate::config::model::Bundle;
 
 /// For one request, from the look-up of the name to the last byte of the answer.
@@ -129,7 +130,7 @@ impl HttpClient for Https {
         let (connector, heard) = (self.connector.clone(), self.heard.clone());
         Box::pin(async move {
             heard.forget();
-            let answer = match timeout(PATIENCE, exchange(connector, request)).await {
+            let mut answer = match timeout(PATIENCE, exchange(connector, request)).await {
                 Ok(answer) => answer.map_err(Error::Other)?,
                 Err(_) => {
                     let text = format!("no answer within {} s", PATIENCE.as_secs());
@@ -138,11 +139,19 @@ impl HttpClient for Https {
             };
             let status = answer.status();
             heard.hear(status, answer.headers());
+            bound(answer.headers_mut(), heard.retry_after());
             if !status.is_success() && !says_why(answer.headers()) {
                 return Err(Error::Other(format!("the server answers {status}").into()));
             }
             Ok(BytesResponse::from(answer))
         })
+    }
+}
+
+/// What is longer than anybody waits would be reckoned with, and past the end of time.
+fn bound(headers: &mut HeaderMap, told: Option<Duration>) {
+    if told.is_some_and(|after| after > LONGEST_TOLD) {
+        headers.insert(RETRY_AFTER, LONGEST_TOLD.as_secs().into());
     }
 }
 
@@ -291,6 +300,26 @@ mod tests {
         // Nobody listens any more.
         assert!(ask().await.is_err());
         assert!(!heard.is_closed() && heard.retry_after().is_none());
+    }
+
+    /// The crate adds it to the time of day.
+    #[test]
+    fn a_wait_without_end_is_bounded_before_anybody_reckons_with_it() {
+        let heard = Heard::default();
+        for (said, passed_on) in [
+            ("18446744073709551615", "604800"),
+            ("Fri, 31 Dec 9999 23:59:59 GMT", "604800"),
+            ("604801", "604800"),
+            ("604800", "604800"),
+            ("120", "120"),
+            ("soon", "soon"),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(RETRY_AFTER, HeaderValue::from_static(said));
+            heard.hear(StatusCode::OK, &headers);
+            bound(&mut headers, heard.retry_after());
+            assert_eq!(headers[RETRY_AFTER], passed_on, "{said}");
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ const REFUSED: Duration = Duration::from_secs(60);
 /// The longest that doubling waits makes. A certificate of 90 days is tried again a hundred times.
 const LONGEST: Duration = Duration::from_secs(6 * 3600);
 /// The longest that is waited because the server said so.
-const LONGEST_TOLD: Duration = Duration::from_secs(7 * 24 * 3600);
+pub const LONGEST_TOLD: Duration = Duration::from_secs(7 * 24 * 3600);
 /// So long after a failure who reloads may have it tried again.
 const NUDGED: Duration = Duration::from_secs(5);
 

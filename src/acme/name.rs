@@ -62,6 +62,8 @@ pub struct Name {
     held: RefCell<Option<Certificate>>,
     /// Tells the kept file as it was last read, or written.
     seen: Cell<u64>,
+    /// Why it could not be read, when it was last told.
+    unread: RefCell<Option<String>>,
     pub nudged: Notify,
 }
 
@@ -89,6 +91,7 @@ impl Name {
             machine: RefCell::new(Machine::new(None, SystemTime::now(), fastrand::f64())),
             held: RefCell::new(None),
             seen: Cell::new(0),
+            unread: RefCell::default(),
             nudged: Notify::new(),
         }
     }
@@ -104,14 +107,10 @@ impl Name {
     /// The same of what was read there.
     pub fn weigh(&self, read: io::Result<Option<Vec<u8>>>) -> bool {
         let path = self.disk.store.certificate_path(&self.domain);
-        let pem = match read {
-            Ok(Some(pem)) => pem,
-            Ok(None) => return false,
-            Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "a kept certificate cannot be read");
-                return false;
-            }
-        };
+        if let Some(error) = self.news_of(&read) {
+            tracing::warn!(path = %path.display(), error, "a kept certificate cannot be read");
+        }
+        let Ok(Some(pem)) = read else { return false };
         if self.seen.replace(hash_bytes(&pem)) == hash_bytes(&pem) {
             return false;
         }
@@ -133,6 +132,13 @@ impl Name {
                 false
             }
         }
+    }
+
+    /// It is looked for each minute; what is wrong is told once.
+    fn news_of<T>(&self, read: &io::Result<T>) -> Option<String> {
+        let error = read.as_ref().err().map(ToString::to_string);
+        let before = self.unread.replace(error.clone());
+        error.filter(|error| before.as_ref() != Some(error))
     }
 
     fn hold(&self, certificate: Certificate) {
@@ -209,5 +215,22 @@ impl Name {
         for one in &*self.wanted.borrow() {
             which(&one.state).inc();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_a_file_cannot_be_read_is_told_once() {
+        let (state_dir, directory) = ("/nowhere".into(), "https://acme.example/dir".to_owned());
+        let key = Key { state_dir, directory, domain: "a.example".to_owned() };
+        let name = Name::new(&key, Vec::new(), &Slots::default());
+        let mut told = Vec::new();
+        for read in [Err("stale"), Err("stale"), Err("denied"), Ok(()), Ok(()), Err("denied")] {
+            told.extend(name.news_of(&read.map_err(io::Error::other)));
+        }
+        assert_eq!(told, ["stale", "denied", "denied"]);
     }
 }

@@ -383,6 +383,10 @@ fn failed(error: Error, heard: &Heard) -> OrderError {
     let failure = match (&error, heard.retry_after()) {
         (Error::Api(problem), Some(after)) if is(problem, "rateLimited") => Failure::Told(after),
         (_, Some(after)) if heard.is_closed() => Failure::Closed(after),
+        // It will take longer than we have patience for, and said when to come again.
+        (Error::Timeout(Some(at)), _) => {
+            Failure::Told(at.saturating_duration_since(Instant::now().into_std()))
+        }
         // The crate has tried it three times (RFC 8555 6.5).
         (Error::Api(problem), _) if is(problem, "badNonce") || is(problem, "serverInternal") => {
             Failure::Unreached
@@ -452,6 +456,11 @@ mod tests {
         // What it says of its own accord, with an answer that is none of these, means something else.
         heard.hear(StatusCode::INTERNAL_SERVER_ERROR, &headers);
         assert_eq!(failed(problem("serverInternal"), &heard).failure, Failure::Unreached);
+        // A certificate that takes longer (RFC 8555 7.4).
+        let at = Instant::now().into_std() + Duration::from_secs(600);
+        let told = failed(Error::Timeout(Some(at)), &heard).failure;
+        assert!(matches!(told, Failure::Told(after) if (590..=600).contains(&after.as_secs())));
+        assert_eq!(failed(Error::Timeout(None), &heard).failure, Failure::Refused);
         let forgotten = stop(problem("accountDoesNotExist"), &heard);
         assert!(matches!(forgotten, Stop::NoAccount));
     }

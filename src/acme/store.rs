@@ -109,16 +109,19 @@ impl Store {
 
     /// `None` if another process orders for this name now. Ends with the process, however it ends.
     pub fn lock(&self, domain: &str) -> io::Result<Option<Lock>> {
-        self.try_lock(&format!("{domain}.lock"))
+        self.try_lock(&self.lock_path(domain))
     }
 
     /// `None` if another process makes an account now.
     pub fn lock_account(&self) -> io::Result<Option<Lock>> {
-        self.try_lock(ACCOUNT_LOCK)
+        self.try_lock(&self.folder.join(ACCOUNT_LOCK))
     }
 
-    fn try_lock(&self, name: &str) -> io::Result<Option<Lock>> {
-        let path = self.folder.join(name);
+    pub fn lock_path(&self, domain: &str) -> PathBuf {
+        self.folder.join(format!("{domain}.lock"))
+    }
+
+    fn try_lock(&self, path: &Path) -> io::Result<Option<Lock>> {
         let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
         Ok(files::try_lock(&file)?.then_some(Lock { _file: file }))
     }

@@ -11,7 +11,7 @@ use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinHandle;
@@ -35,6 +35,9 @@ const LOOK: Duration = Duration::from_secs(60);
 
 /// Until a name is looked at again that another process orders for now.
 const ORDERED_ELSEWHERE: Duration = Duration::from_secs(10);
+
+/// An order hardly takes so long, with every wait to its end: who still has the lock must hang.
+const STUCK_ELSEWHERE: Duration = Duration::from_secs(10 * 60);
 
 /// The state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -161,8 +164,15 @@ impl Names {
         let named = |domain: &String| users.keys().any(|key| key.domain == *domain);
         self.shared.status.acme().retain(|domain, _| named(domain));
         for (key, wanted) in users {
-            match self.known.get(&key) {
-                Some(known) => known.name.serve(wanted),
+            match self.known.get_mut(&key) {
+                Some(known) => {
+                    known.name.serve(wanted);
+                    // It ends only by a panic, which was told.
+                    if known.task.is_finished() {
+                        let keep = keep(self.shared.clone(), known.name.clone());
+                        known.task = tokio::task::spawn_local(keep);
+                    }
+                }
                 None => {
                     let name = Rc::new(Name::new(&key, wanted, &self.shared.disk));
                     if let Some(read) = found.0.remove(&key) {
@@ -185,7 +195,7 @@ impl Names {
 
 /// Keeps one name's certificate, for as long as somebody wants it.
 async fn keep(shared: Rc<Shared>, name: Rc<Name>) {
-    let mut elsewhere = false;
+    let mut elsewhere = Elsewhere::default();
     loop {
         tokio::select! {
             () = sleep(name.wait().min(LOOK)) => {}
@@ -195,29 +205,63 @@ async fn keep(shared: Rc<Shared>, name: Rc<Name>) {
             name.show(&shared.current.load());
             name.tell(&shared.status, None);
         }
-        if name.wait().is_zero() {
-            // Fails only if it is closed, which it never is.
-            let slot = shared.slots.acquire().await;
-            let ordered = order(&shared, &name).await;
-            drop(slot);
-            match ordered {
-                Ordered::Elsewhere => {
-                    if !elsewhere {
-                        let domain = name.domain.as_str();
-                        tracing::info!(
-                            domain,
-                            "another process orders a certificate; waiting for it"
-                        );
+        if !name.wait().is_zero() {
+            elsewhere = Elsewhere::default();
+            continue;
+        }
+        // Fails only if it is closed, which it never is.
+        let slot = shared.slots.acquire().await;
+        let ordered = order(&shared, &name).await;
+        drop(slot);
+        match ordered {
+            Ordered::Elsewhere => {
+                let domain = name.domain.as_str();
+                match elsewhere.again(Instant::now()) {
+                    Some(News::Waiting) => tracing::info!(
+                        domain,
+                        "another process orders a certificate; waiting for it"
+                    ),
+                    Some(News::Stuck) => {
+                        let error = "another process does not come to the end of its order";
+                        let help = "end it, if it hangs: its lock goes with it";
+                        let lock = name.disk.store.lock_path(domain);
+                        tracing::warn!(domain, lock = %lock.display(), help, "{error}");
+                        name.tell(&shared.status, Some(format!("{error} ({})", lock.display())));
                     }
-                    elsewhere = true;
-                    sleep(ORDERED_ELSEWHERE).await;
+                    None => {}
                 }
-                Ordered::Done(error) => {
-                    elsewhere = false;
-                    name.tell(&shared.status, error);
-                }
+                sleep(ORDERED_ELSEWHERE).await;
+            }
+            Ordered::Done(error) => {
+                elsewhere = Elsewhere::default();
+                name.tell(&shared.status, error);
             }
         }
+    }
+}
+
+/// Since when another process orders, and what was said of it.
+#[derive(Debug, Default)]
+struct Elsewhere {
+    since: Option<Instant>,
+    told: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum News {
+    Waiting,
+    Stuck,
+}
+
+impl Elsewhere {
+    /// It still does. Each is said once.
+    fn again(&mut self, now: Instant) -> Option<News> {
+        let Some(since) = self.since else {
+            self.since = Some(now);
+            return Some(News::Waiting);
+        };
+        let stuck = now.duration_since(since) >= STUCK_ELSEWHERE;
+        (stuck && !std::mem::replace(&mut self.told, stuck)).then_some(News::Stuck)
     }
 }
 
@@ -263,5 +307,62 @@ async fn order(shared: &Shared, name: &Name) -> Ordered {
             name.failed(&error);
             Ordered::Done(Some(error.to_string()))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse;
+    use crate::lifecycle::publish::{self, Publisher};
+    use crate::lifecycle::resolve::Addresses;
+
+    #[test]
+    fn another_process_that_hangs_is_told_once() {
+        let (mut elsewhere, now) = (Elsewhere::default(), Instant::now());
+        let mut at = |seconds| elsewhere.again(now + Duration::from_secs(seconds));
+        assert_eq!(at(0), Some(News::Waiting));
+        assert_eq!((at(10), at(599)), (None, None));
+        assert_eq!(at(600), Some(News::Stuck));
+        assert_eq!((at(610), at(6000)), (None, None));
+    }
+
+    /// As one ends that panics.
+    #[tokio::test]
+    async fn a_task_that_has_ended_begins_again_with_a_reload() {
+        let folder = std::env::temp_dir().join(format!("evenkeel-task-{:x}", fastrand::u64(..)));
+        let text = "
+listeners:
+  web:
+    bind: 127.0.0.1:8443
+    tls: {acme: {domains: [a.example], state_dir: state, directory: \"https://127.0.0.1:1/\"}}
+    routes: [{pool: web}]
+pools: {web: {backends: [\"127.0.0.1:80\"]}}
+";
+        let config = parse(text, "x", &folder, &|_| None).unwrap().config;
+        let current = publish::nothing(config.clone());
+        let mut publisher = Publisher::new(current.clone(), 1);
+        let snapshot = publisher.build(config, &Addresses::default()).unwrap();
+        let status = Arc::new(Status::new(1, 0));
+        let within = async {
+            let mut names = Names::new(current, Arc::default(), status);
+            let mut ended = Vec::new();
+            for end in [false, true, false] {
+                if end {
+                    let known = names.known.values().next().unwrap();
+                    known.task.abort();
+                    while !known.task.is_finished() {
+                        tokio::task::yield_now().await;
+                    }
+                }
+                names.apply(&snapshot, Found::default());
+                assert_eq!(names.known.len(), 1);
+                ended.extend(names.known.values().map(|known| known.task.is_finished()));
+            }
+            assert_eq!(ended, [false; 3]);
+        };
+        tokio::task::LocalSet::new().run_until(within).await;
+        // Nothing may have been made there.
+        let _ = std::fs::remove_dir_all(&folder);
     }
 }

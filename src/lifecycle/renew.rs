@@ -13,7 +13,7 @@ use std::future::pending;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::task::JoinHandle;
 
@@ -25,15 +25,27 @@ use ends::Ends;
 use files::Files;
 use reader::News;
 
+/// A look that takes longer is told of: nothing is taken up until it has ended.
+const SLOW: Duration = Duration::from_secs(10);
+
 /// What was seen of the files, and what was said of them.
 #[derive(Debug, Default)]
 pub struct Renewal {
     /// None of it while a look is under way, which has it.
     files: Files,
-    under_way: Option<JoinHandle<Look>>,
+    under_way: Option<UnderWay>,
     /// What a load has found wrong, for the next look.
     told: Vec<(PathBuf, String)>,
     ends: Ends,
+}
+
+/// A look that has not ended.
+#[derive(Debug)]
+struct UnderWay {
+    handle: JoinHandle<Look>,
+    of: Arc<Config>,
+    since: Instant,
+    told: bool,
 }
 
 /// What came of a look.
@@ -54,7 +66,7 @@ impl Applier {
         for server in current.listeners.iter().filter_map(|listener| listener.tls.as_ref()) {
             server.rotate_tickets(now);
         }
-        self.renewal.begin(&current.config, &self.status);
+        self.renewal.begin(&current.config, &self.status, now);
         self.renewal.ends.warn(&current, SystemTime::now());
     }
 
@@ -99,7 +111,7 @@ impl Renewal {
             match &mut self.under_way {
                 None => pending::<()>().await,
                 Some(look) => {
-                    let look = look.await;
+                    let look = (&mut look.handle).await;
                     self.under_way = None;
                     // One that panicked, which was told, has lost what was known: the next reads
                     // everything.
@@ -111,23 +123,43 @@ impl Renewal {
         }
     }
 
-    fn begin(&mut self, config: &Arc<Config>, status: &Arc<Status>) {
-        if self.under_way.is_some() || !files::are_named(config) {
+    /// A look that hangs over a file of a configuration that is in force no more is left to itself: it
+    /// has its thread, one for each such reload.
+    fn begin(&mut self, config: &Arc<Config>, status: &Arc<Status>, now: Instant) {
+        self.under_way.take_if(|look| !Arc::ptr_eq(&look.of, config));
+        if let Some(look) = &mut self.under_way {
+            if look.is_news(now) {
+                let help = "nothing is taken up until it answers, or a reload names no file there";
+                tracing::warn!(help, "certificates cannot be looked at: a file system hangs");
+            }
+            return;
+        }
+        if !files::are_named(config) {
             return;
         }
         let mut files = std::mem::take(&mut self.files);
         files.were_told(self.told.drain(..));
         let (of, status) = (config.clone(), status.clone());
-        self.under_way = Some(tokio::task::spawn_blocking(move || {
+        let handle = tokio::task::spawn_blocking(move || {
             let found = files.look(&of, &mut Tally::of(&status));
             Look { of, files, found }
-        }));
+        });
+        let of = config.clone();
+        self.under_way = Some(UnderWay { handle, of, since: now, told: false });
     }
 
     /// What was found, if it is of what is in force.
     fn end(&mut self, look: Look, in_force: &Arc<Config>) -> Option<(Config, News)> {
         self.files = look.files;
         look.found.filter(|_| Arc::ptr_eq(&look.of, in_force))
+    }
+}
+
+impl UnderWay {
+    /// Once, when it has taken long.
+    fn is_news(&mut self, now: Instant) -> bool {
+        let slow = now.duration_since(self.since) >= SLOW;
+        slow && !std::mem::replace(&mut self.told, slow)
     }
 }
 

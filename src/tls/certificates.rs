@@ -188,7 +188,8 @@ pub fn folder(folder: &Path) -> Result<Vec<(PathBuf, PathBuf)>, CertificateError
         let cert = entry.map_err(wrong)?.path();
         if cert.extension().is_some_and(|extension| extension == "pem") {
             let key = cert.with_extension("key");
-            if key.exists() {
+            // One that cannot be asked for may be there: to read it says what is wrong.
+            if !matches!(key.try_exists(), Ok(false)) {
                 pairs.push((cert, key));
             }
         }

@@ -467,9 +467,12 @@ fn a_folder_gives_its_pairs_by_name() {
     for name in ["b.pem", "b.key", "a.pem", "a.key", "lonely.pem", "c.key", "d.crt", "d.key"] {
         folder.write(name, "");
     }
+    // A key that is there, and cannot be got at.
+    folder.write("e.pem", "");
+    std::os::unix::fs::symlink("e.key", folder.path().join("e.key")).unwrap();
     let pairs = certificates::folder(folder.path()).unwrap();
     let names: Vec<_> = pairs.iter().map(|(cert, _)| cert.file_name().unwrap()).collect();
-    assert_eq!(names, ["a.pem", "b.pem"]);
+    assert_eq!(names, ["a.pem", "b.pem", "e.pem"]);
     assert!(matches!(
         certificates::folder(&folder.path().join("none")),
         Err(CertificateError { what: Fault::Read(_), .. })

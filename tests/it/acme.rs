@@ -246,7 +246,10 @@ fn while_the_server_fails_the_old_one_serves_and_its_renewal_is_seen_by_nobody()
             let (stop, both, old) = (stop.clone(), both.clone(), old.clone());
             std::thread::spawn(move || {
                 let (mut before, mut after) = (0, 0);
-                while !stop.load(Ordering::Relaxed) {
+                let mut last = false;
+                while !last {
+                    // That begins after it, and has to see it.
+                    last = stop.load(Ordering::Relaxed);
                     let (shown, status) = ask(site.tls(), "a.example.com", &both).unwrap();
                     assert!(status.starts_with("HTTP/1.1 200"), "{status}");
                     if shown == old { before += 1 } else { after += 1 }

@@ -2,12 +2,13 @@
 //! connection when its work is done; what is not done at `drain_timeout` is cut, and the exit code says so.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::harness::{
-    Answer, Ask, Backend, Broken, Conn, Load, PATIENCE, Proxy, Signal, eventually, get, setup,
+    Answer, Ask, Backend, Broken, Child, Conn, Folder, Load, PATIENCE, Proxy, Signal, eventually,
+    get, program_under_test, setup,
 };
 
 const SLACK: Duration = Duration::from_millis(700);
@@ -97,6 +98,31 @@ fn a_second_signal_cuts_at_once() {
     assert_eq!(proxy.child.wait_exit(PATIENCE).code(), Some(1));
     assert!(told.elapsed() < SLACK, "{:?}", told.elapsed());
     drop(asking.join());
+}
+
+#[test]
+fn a_start_that_is_kept_waiting_can_be_stopped() {
+    // Takes connections and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    silent.set_nonblocking(true).expect("it can be asked");
+    let backend = silent.local_addr().expect("it is bound");
+    let check =
+        "health_check: {http: {path: /}, interval: 60s, interval_unsettled: 60s, timeout: 60s}";
+    let keys = format!("backends: [\"{backend}\"], {check}");
+    let config = setup().set("shutdown_delay: 60s").http("web", "web").pool_of("web", &keys);
+    let folder = Folder::new();
+    let file = folder.file("evenkeel.yaml", config.to_string());
+    let mut command = program_under_test();
+    let mut child = Child::start("evenkeel", command.args(["run", "--config"]).arg(file));
+    let mut probe = None;
+    eventually("its first verdict is awaited", PATIENCE, || {
+        probe = silent.accept().ok();
+        probe.is_some()
+    });
+    child.signal(Signal::Terminate);
+    assert!(child.wait_exit(PATIENCE).success());
+    let lines = child.lines().join("\n");
+    assert!(lines.contains("stopped") && !lines.contains("listening"), "{lines}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Tally;
-use super::reader::{News, Reader};
+use super::reader::{News, Outcome, Reader};
 use crate::config::model::{BackendTls, Config, ListenerTls};
 use crate::tls::certificates;
 
@@ -59,8 +59,10 @@ impl Files {
         self.taken_up = still.map(|(path, stamp)| (path.clone(), *stamp)).collect();
         let mut reader = Reader::new(moving, &self.faults, tally);
         let renewed = renewed(config, &mut reader);
-        let (news, faults) = reader.done();
+        let Outcome { news, faults, unread } = reader.done();
         self.faults = faults;
+        // What is not there comes with another stamp.
+        self.taken_up.retain(|path, stamp| stamp.is_none() || !unread.contains(path));
         renewed.map(|config| (config, news))
     }
 
@@ -153,4 +155,44 @@ fn stamp(path: PathBuf) -> (PathBuf, Stamp) {
         (data.dev(), data.ino(), data.len(), time, changed)
     });
     (path, stamp)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::config::parse;
+    use crate::lifecycle::status::Status;
+    use crate::tls::testing::{Authority, Folder};
+
+    /// What fails for want of a descriptor, or of a file server, is there and looks as it did.
+    #[test]
+    fn what_could_not_be_read_is_read_again_though_nothing_changes() {
+        let folder = Folder::new();
+        let (one, two) = (folder.path().join("one.pem"), folder.path().join("two.pem"));
+        for path in ["one.pem", "two.pem"] {
+            folder.write(path, &Authority::new("backends").cert);
+        }
+        let text = "
+listeners: {web: {bind: 127.0.0.1:8080, routes: [{pool: one}, {pool: two}]}}
+pools:
+  one: {backends: [web.internal:80], tls: {ca: one.pem}}
+  two: {backends: [web.internal:80], tls: {ca: two.pem}}
+";
+        let config = Arc::new(parse(text, "x", folder.path(), &|_| None).unwrap().config);
+        // A file whose first page nobody can read: EIO.
+        std::fs::remove_file(&one).unwrap();
+        symlink("/proc/self/mem", &one).unwrap();
+        folder.write("two.pem", "no certificate");
+        let (mut files, status) = (Files::default(), Status::new(1, 0));
+        for _ in 0..3 {
+            assert!(files.look(&config, &mut Tally::of(&status)).is_none());
+            assert!(!files.taken_up.contains_key(&one), "it is to be read again");
+            assert!(files.taken_up.contains_key(&two), "read, and bad until it changes");
+        }
+        assert_eq!(files.faults.len(), 2);
+        let failed = status.certificates.failed.load(std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(failed, 2, "said once");
+    }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::Tally;
 use crate::config::model::{BackendTls, Bundle, Certificate, ListenerTls, Protocol, TicketKeys};
-use crate::tls::certificates::{self, CertificateError, Pair};
+use crate::tls::certificates::{self, CertificateError, Fault, Pair};
 use crate::tls::client;
 
 /// What there is to say once it is in force.
@@ -42,6 +42,14 @@ enum Holds {
     Revocations,
 }
 
+/// What is to be said, what is wrong, by file, and what is to be read again.
+#[derive(Debug)]
+pub struct Outcome {
+    pub news: News,
+    pub faults: HashMap<PathBuf, String>,
+    pub unread: HashSet<PathBuf>,
+}
+
 /// For one look.
 #[derive(Debug)]
 pub struct Reader<'a, 'b> {
@@ -51,6 +59,8 @@ pub struct Reader<'a, 'b> {
     /// What is known to be wrong is not said again.
     before: &'a HashMap<PathBuf, String>,
     faults: HashMap<PathBuf, String>,
+    /// What could not be had from the disk. The next read may, though nothing has changed.
+    unread: HashSet<PathBuf>,
     news: News,
     /// A file that many use is read once; `None`: it cannot be used.
     pairs: HashMap<(PathBuf, PathBuf), Option<Pair>>,
@@ -67,12 +77,12 @@ impl<'a, 'b> Reader<'a, 'b> {
         let faults = before.iter().filter(|(path, _)| moving.contains(*path));
         let faults = faults.map(|(path, text)| (path.clone(), text.clone())).collect();
         let (news, pairs, bundles) = (News::default(), HashMap::new(), HashMap::new());
-        Reader { tally, moving, before, faults, news, pairs, bundles }
+        let unread = HashSet::new();
+        Reader { tally, moving, before, faults, unread, news, pairs, bundles }
     }
 
-    /// What is to be said, and what is wrong, by file.
-    pub fn done(self) -> (News, HashMap<PathBuf, String>) {
-        (self.news, self.faults)
+    pub fn done(self) -> Outcome {
+        Outcome { news: self.news, faults: self.faults, unread: self.unread }
     }
 
     pub fn listener(&mut self, old: &ListenerTls) -> ListenerTls {
@@ -187,20 +197,29 @@ impl<'a, 'b> Reader<'a, 'b> {
         pairs.sort();
         pairs.dedup();
         let mut new = Vec::new();
+        let mut awaited = false;
         for (cert, key) in pairs {
             if of(named, &cert, &key).is_some() {
                 continue;
             }
             match of(old, &cert, &key) {
                 Some(old) => new.push(self.pair(&old)),
-                None if self.moves(&cert, &key) => {}
-                None => {
-                    if let Some(pair) = self.read_pair(&cert, &key) {
+                None if self.moves(&cert, &key) => awaited = true,
+                None => match self.read_pair(&cert, &key) {
+                    Some(pair) => {
                         self.took_up(&cert, pair.exposed.then_some(&key));
                         new.push(pair.certificate);
                     }
-                }
+                    None => awaited = true,
+                },
             }
+        }
+        if awaited {
+            // What is not there yet, or is bad, may be meant to follow what is gone.
+            let gone = old.iter().filter(|old| of(&new, &old.cert, &old.key).is_none());
+            let gone: Vec<_> = gone.cloned().collect();
+            new.extend(gone);
+            new.sort_by(|a, b| (&a.cert, &a.key).cmp(&(&b.cert, &b.key)));
         }
         let gone = old.iter().filter(|old| of(&new, &old.cert, &old.key).is_none());
         self.news.gone.extend(gone.map(|gone| gone.cert.clone()));
@@ -246,6 +265,10 @@ impl<'a, 'b> Reader<'a, 'b> {
             self.tally.failed();
             let (fault, help) = (&text, error.what.help());
             tracing::error!(fault, help, "not taken up; what was read before goes on");
+        }
+        // One that is too large, say, is so until it changes.
+        if matches!(&error.what, Fault::Read(error) if error.raw_os_error().is_some()) {
+            self.unread.insert(error.path.clone());
         }
         self.faults.insert(error.path.clone(), text);
     }

@@ -32,11 +32,15 @@ struct Story {
 
 impl Story {
     fn new() -> Story {
+        Story::of(TEXT)
+    }
+
+    fn of(text: &str) -> Story {
         let folder = Folder::new();
         put(&folder, "web", &made("a.example"));
         folder.write("ca.pem", &Authority::new("clients").cert);
         folder.write("tickets", &"A".repeat(43));
-        let config = Arc::new(parse(TEXT, "x", folder.path(), &|_| None).unwrap().config);
+        let config = Arc::new(parse(text, "x", folder.path(), &|_| None).unwrap().config);
         let (files, status) = (Files::default(), Status::new(1, 0));
         Story { folder, files, status, config }
     }
@@ -151,6 +155,35 @@ fn a_reload_keeps_the_good_predecessor_of_a_bad_pair_and_a_start_has_none() {
     assert_eq!(loaded.kept_certificates.len(), 3);
     let error = parse(TEXT, "x", folder, &|_| None).unwrap_err().to_string();
     assert!(error.contains("certificates[0].key: the key does not belong"), "{error}");
+}
+
+/// A folder alone: what is gone from it before its follower is good would leave nobody served.
+#[test]
+fn a_pair_that_is_renamed_serves_until_it_is_there_under_its_new_name() {
+    let text = TEXT.replace("      certificates: [{cert: web.pem, key: web.key}]\n", "");
+    let mut story = Story::of(&text);
+    assert!(!story.look());
+    let path = |name: &str| story.folder.path().join(name);
+    let (cert, key, old) = (path("new.pem"), path("new.key"), [path("web.pem"), path("web.key")]);
+    let good = made("b.example");
+    put(&story.folder, "new", &Made { cert: good.cert.clone(), key: made("x").key });
+    old.iter().for_each(|old| std::fs::remove_file(old).unwrap());
+    for _ in 0..3 {
+        assert!(!story.look());
+    }
+    assert_eq!((story.names(), story.counts()), (vec!["a.example".into()], (0, 1)));
+    // The one that is to follow is good, and does not come to rest; another is there by then.
+    put(&story.folder, "more", &made("c.example"));
+    story.folder.write("new.key", &good.key);
+    assert!(!story.look());
+    std::fs::set_permissions(&key, PermissionsExt::from_mode(0o600)).unwrap();
+    assert!(story.look());
+    assert_eq!(story.names(), ["c.example", "a.example"], "by file");
+    std::fs::set_permissions(&cert, PermissionsExt::from_mode(0o600)).unwrap();
+    assert!(!story.look());
+    assert!(story.look());
+    assert_eq!(story.names(), ["c.example", "b.example"]);
+    assert!(!story.look());
 }
 
 #[test]
@@ -361,11 +394,12 @@ async fn one_look_at_a_time_and_none_for_what_is_in_force_no_more() {
     put(&story.folder, "lb", &made("b.example"));
     let mut renewal = Renewal { files: std::mem::take(&mut story.files), ..Renewal::default() };
     let status = Arc::new(Status::new(1, 0));
+    let now = Instant::now();
     let found = async |renewal: &mut Renewal| {
-        renewal.begin(&story.config, &status);
-        let first = renewal.under_way.as_ref().unwrap().id();
-        renewal.begin(&story.config, &status);
-        assert_eq!(renewal.under_way.as_ref().unwrap().id(), first, "one at a time");
+        renewal.begin(&story.config, &status, now);
+        let first = renewal.under_way.as_ref().unwrap().handle.id();
+        renewal.begin(&story.config, &status, now);
+        assert_eq!(renewal.under_way.as_ref().unwrap().handle.id(), first, "one at a time");
         renewal.looked().await
     };
     let look = found(&mut renewal).await;
@@ -376,11 +410,40 @@ async fn one_look_at_a_time_and_none_for_what_is_in_force_no_more() {
     assert!(look.found.is_some());
     assert!(renewal.end(look, &reloaded).is_none());
     story.config = reloaded;
-    renewal.begin(&story.config, &status);
+    renewal.begin(&story.config, &status, now);
     let look = renewal.looked().await;
     assert!(renewal.end(look, &story.config).is_some(), "it is found again");
     // Nothing to look at, nothing to wait for.
     let clear = Config { listeners: vec![], pools: vec![], ..Config::clone(&story.config) };
-    renewal.begin(&Arc::new(clear), &status);
+    renewal.begin(&Arc::new(clear), &status, now);
     assert!(renewal.under_way.is_none());
+}
+
+#[tokio::test]
+async fn a_look_that_hangs_is_told_once_and_ends_with_its_configuration() {
+    let story = Story::of_pools();
+    let (mut renewal, status) = (Renewal::default(), Arc::new(Status::new(1, 0)));
+    let (release, hang) = std::sync::mpsc::channel::<()>();
+    let of = story.config.clone();
+    let handle = tokio::task::spawn_blocking(move || {
+        // Until there is nobody any more who could release it.
+        let _ = hang.recv();
+        Look { of, files: Files::default(), found: None }
+    });
+    let (id, now) = (handle.id(), Instant::now());
+    let of = story.config.clone();
+    renewal.under_way = Some(UnderWay { handle, of, since: now, told: false });
+    for seconds in [1, 9, 10, 11, 100] {
+        renewal.begin(&story.config, &status, now + Duration::from_secs(seconds));
+        let look = renewal.under_way.as_ref().unwrap();
+        assert_eq!((look.handle.id(), look.told), (id, seconds >= 10));
+    }
+    let look = renewal.under_way.as_mut().unwrap();
+    assert!(!look.is_news(now + SLOW), "told already");
+    let reloaded = Arc::new(Config::clone(&story.config));
+    renewal.begin(&reloaded, &status, now + SLOW);
+    assert_ne!(renewal.under_way.as_ref().unwrap().handle.id(), id, "it is left to itself");
+    let look = renewal.looked().await;
+    assert!(Arc::ptr_eq(&look.of, &reloaded));
+    drop(release);
 }
