@@ -97,11 +97,15 @@ pub async fn relay(
     let talk = Talk { client, lease, step: &session.deadline, idle, whole: true };
     let end = session.unless_cut(talk.relay(stream, backend, true)).await;
     if end.is_none() {
-        // Cut in the middle: neither side is to take it for all.
-        stream.reset_on_close();
-        backend.reset_on_close();
+        cut(stream, backend);
     }
     end
+}
+
+/// It ends in the middle: neither side is to take what it got for all.
+fn cut(stream: &mut impl Socket, backend: &mut impl Socket) {
+    stream.reset_on_close();
+    backend.reset_on_close();
 }
 
 /// What is known of a stream beside its two ends.
@@ -116,7 +120,7 @@ struct Talk<'a> {
 }
 
 impl Talk<'_> {
-    /// `None` if the client's connection was cut meanwhile: then neither side is to take it for all.
+    /// `begin`, and `None` if the client's connection was cut meanwhile.
     async fn unless_cut<C, B>(
         &self,
         (stream, from_client): (&mut C, Option<Buffer>),
@@ -130,8 +134,7 @@ impl Talk<'_> {
         let told = self.begin((&mut *stream, from_client), (&mut *backend, from_backend), own);
         let end = self.client.session.unless_cut(told).await;
         if end.is_none() {
-            stream.reset_on_close();
-            backend.reset_on_close();
+            cut(stream, backend);
         }
         end
     }
@@ -150,8 +153,7 @@ impl Talk<'_> {
     {
         let early = early((stream, from_client), (backend, from_backend));
         if !matches!(self.step.within(self.idle, early).await, Ok(Ok(()))) {
-            backend.reset_on_close();
-            stream.reset_on_close();
+            cut(stream, backend);
             return if self.step.is_cut() { End::Cut } else { End::ClientReset };
         }
         self.relay(stream, backend, own).await

@@ -7,9 +7,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use rustls::{ServerConnection, StreamOwned};
 
 use crate::harness::{
     Answer, Ask, Authority, Backend, Broken, Child, Conn, Folder, Nginx, PATIENCE, Pair, Proxy,
@@ -21,19 +19,7 @@ pub fn server(
     pair: &Pair,
     serve: impl Fn(StreamOwned<ServerConnection, TcpStream>) + Send + Sync + 'static,
 ) -> SocketAddr {
-    let chain = CertificateDer::pem_slice_iter(pair.cert.as_bytes())
-        .collect::<Result<Vec<_>, _>>()
-        .expect("a certificate");
-    let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).expect("a key");
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .expect("a pair");
-    config.alpn_protocols = [&b"http/1.1"[..], b"postgresql"].map(<[u8]>::to_vec).to_vec();
-    let (config, serve) = (Arc::new(config), Arc::new(serve));
+    let (config, serve) = (pair.server_config(&["http/1.1", "postgresql"]), Arc::new(serve));
     let listener = TcpListener::bind(free_address()).expect("a free address");
     let address = listener.local_addr().expect("it is bound");
     std::thread::spawn(move || {

@@ -440,13 +440,7 @@ fn haproxy_and_nginx_behind_us_are_told() {
             // Its probes are taken for what they are.
             proxy.wait_serving("told", 1, PATIENCE);
             for listener in ["web", "tcp"] {
-                let mut conn = Conn::open(proxy.address(listener)).unwrap();
-                let own = conn.stream().local_addr().unwrap();
-                for _ in 0..2 {
-                    let told = conn.ask(&Ask::get("/")).expect("an answer").text();
-                    let expected = format!("{own} {}", proxy.address(listener));
-                    assert_eq!(told, expected, "{name} {version} {listener}");
-                }
+                assert_told(proxy.address(listener), "", &format!("{name} {version} {listener}"));
             }
             let mut conn = Conn::open(proxy.address("front")).unwrap();
             conn.send([&first("198.51.100.7")[..], &Ask::get("/").bytes()].concat()).unwrap();
@@ -455,6 +449,17 @@ fn haproxy_and_nginx_behind_us_are_told() {
         }
     }
     drop(nginx);
+}
+
+/// A backend that answers with what it was told knows both ends of a client's connection, and says `more`.
+#[track_caller]
+fn assert_told(listener: SocketAddr, more: &str, what: &str) {
+    let mut conn = Conn::open(listener).unwrap();
+    let own = conn.stream().local_addr().unwrap();
+    for _ in 0..2 {
+        let told = conn.ask(&Ask::get("/")).expect("an answer").text();
+        assert_eq!(told, format!("{own} {listener}{more}"), "{what}");
+    }
 }
 
 /// A header is in clear, and the handshake comes behind it: of streams, of requests and of probes.
@@ -502,13 +507,8 @@ frontend f
             let proxy = Proxy::start_beside(folder, set);
             proxy.wait_serving("told", 1, PATIENCE);
             for listener in ["web", "tcp"] {
-                let mut conn = Conn::open(proxy.address(listener)).unwrap();
-                let own = conn.stream().local_addr().unwrap();
-                for _ in 0..2 {
-                    let told = conn.ask(&Ask::get("/")).expect("an answer").text();
-                    let expected = format!("{own} {} told.internal", proxy.address(listener));
-                    assert_eq!(told, expected, "{name} {version} {listener}");
-                }
+                let what = format!("{name} {version} {listener}");
+                assert_told(proxy.address(listener), " told.internal", &what);
             }
         }
     }

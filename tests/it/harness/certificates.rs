@@ -2,12 +2,16 @@
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
     DnType, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
     date_time_ymd,
 };
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::Folder;
 
@@ -98,6 +102,22 @@ fn params(names: &[&str], subject: &str, years: [i32; 2]) -> CertificateParams {
 }
 
 impl Pair {
+    /// For a server of ours that shows it and speaks these.
+    pub fn server_config(&self, alpn: &[&str]) -> Arc<ServerConfig> {
+        let chain = CertificateDer::pem_slice_iter(self.cert.as_bytes());
+        let chain = chain.collect::<Result<Vec<_>, _>>().expect("a certificate");
+        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).expect("a key");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .expect("a pair");
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        Arc::new(config)
+    }
+
     /// Writes `NAME.pem` and `NAME.key`, which nobody else may read.
     pub fn write(&self, folder: &Folder, name: &str) {
         folder.file(&format!("{name}.pem"), &self.cert);

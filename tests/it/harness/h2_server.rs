@@ -9,9 +9,6 @@ use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
 use http::{Request, Response};
-use rustls::ServerConfig;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -85,18 +82,8 @@ impl Server {
     }
 
     pub fn over_tls(pair: &Pair) -> Server {
-        let chain = CertificateDer::pem_slice_iter(pair.cert.as_bytes());
-        let chain = chain.collect::<Result<Vec<_>, _>>().expect("a certificate");
-        let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).expect("a key");
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("versions")
-            .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .expect("a pair");
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Server::with(true, Some(TlsAcceptor::from(Arc::new(config))))
+        let config = pair.server_config(&["h2", "http/1.1"]);
+        Server::with(true, Some(TlsAcceptor::from(config)))
     }
 
     /// The next request.
