@@ -206,6 +206,11 @@ pub struct Store {
 }
 
 impl Store {
+    /// An empty one.
+    pub const fn new() -> Store {
+        Store { bytes: Vec::new(), spans: Vec::new(), present: Present(0) }
+    }
+
     pub fn fields(&self) -> Fields<'_> {
         Fields { bytes: &self.bytes, spans: &self.spans, present: self.present }
     }

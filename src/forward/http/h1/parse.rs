@@ -32,8 +32,8 @@ impl Limits {
 /// The longest body, and the largest chunk.
 pub const LONGEST: u64 = i64::MAX as u64;
 
-/// Fields for which there is room on the stack.
-const USUAL_FIELDS: usize = 128;
+/// Fields for which there is room on the stack: as many as an answer may have, and most requests.
+const USUAL_FIELDS: usize = Limits::RESPONSE.fields;
 
 /// A head and its length in bytes; `None` as long as it is not whole.
 pub type Read<T> = Result<Option<(T, usize)>, Cause>;
@@ -201,7 +201,9 @@ fn too_large(bytes: &[u8], limits: Limits) -> Cause {
 
 /// Whether Connection names more fields than there may be: each name is compared with each field.
 fn names_too_many(fields: Fields<'_>, limits: Limits) -> bool {
-    fields.members_of(Known::Connection).nth(limits.fields).is_some()
+    // Each takes a byte at least: most heads need not be looked at more closely.
+    let bytes: usize = fields.of(Known::Connection).map(<[u8]>::len).sum();
+    bytes > limits.fields && fields.members_of(Known::Connection).nth(limits.fields).is_some()
 }
 
 /// The authority and the path with its query (RFC 9112 3.2). What they hold is judged where they are
