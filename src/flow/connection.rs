@@ -11,13 +11,14 @@ use super::entrance::{self, Entered};
 use super::opening::Opening;
 use super::origin::Origin;
 use super::request::{self, After};
+use super::tellers::{self, Told};
 use super::worker::{Here, Worker};
 use super::{judge, opening, reach, upgraded};
 use crate::config::model::Timeouts;
 use crate::forward::http::Front;
 use crate::forward::http::h1::client::{Bounds, ClientConn, Next, Stop};
 use crate::forward::http::h1::parse::Limits;
-use crate::forward::http::h2::{self, Means, Story};
+use crate::forward::http::h2::{self, Calm};
 use crate::forward::session::Session;
 use crate::forward::tcp::End;
 use crate::listen::{ClientAddr, ClientStream, Permit};
@@ -171,24 +172,15 @@ fn count_cut(session: &Session) {
 
 async fn http2(client: Rc<Client>, conn: ClientConn, bounds: Bounds) {
     let (worker, session) = (client.worker.clone(), client.session.clone());
-    let means = Means {
-        wheel: worker.wheel.clone(),
-        heads: worker.heads.clone(),
-        buffers: worker.buffers.clone(),
-    };
     let (stream, ahead) = conn.into_parts();
     let ahead = ahead.map_or(Bytes::new(), |ahead| Bytes::copy_from_slice(ahead.data()));
-    let tell = move |head, stream: h2::Stream, step: Deadline| -> Story {
-        let (tunnel, client) = (stream.tunnel(), client.clone());
-        let story = request::serve(client.clone(), Front::H2(stream), head, step.clone());
-        Box::pin(async move {
-            // But for a tunnel, a stream has nothing of its own to go on with.
-            if let (After::Upgraded(upgrade), Some(tunnel)) = (story.await, tunnel) {
-                Box::pin(upgraded::stream(&client, tunnel, *upgrade, &step)).await;
-            }
-        })
+    let calm = Rc::<Calm>::default();
+    let tell = |asked| {
+        session.begin(); // it is not at rest until its story begins
+        let (client, calm) = (client.clone(), calm.clone());
+        tellers::tell(&worker, Told { client, calm, asked });
     };
-    match h2::serve(stream, ahead, &session, &bounds, means, tell).await {
+    match h2::serve(stream, ahead, &session, &bounds, &worker.heads, &calm, tell).await {
         h2::End::Done | h2::End::Broken => {}
         h2::End::Cut => count_cut(&session),
     }

@@ -47,6 +47,10 @@ pub fn read(head: &RequestHead) -> Result<Asked<'_>, Cause> {
         // RFC 9220 3: of a protocol that is not known.
         Some(Special::OtherProtocol) => return Err(Cause::Unsupported),
         None if head.method == Method::CONNECT => return Err(Cause::MethodNotAllowed),
+        // RFC 9110 9.3.6: what follows a CONNECT is the tunnel's.
+        Some(Special::WebSocket) if matches!(head.framing, Framing::Length(1..)) => {
+            return Err(refused);
+        }
         None | Some(Special::WebSocket) => {}
     }
     // RFC 9113 8.2.1. What HTTP/1 would take for padding could be part of a value to somebody else.
@@ -252,7 +256,7 @@ fn fields(head: &RequestHead, rules: &Rules<'_>, mut to: impl FnMut(&[u8], &[u8]
     // A proxy before us may have seen the client's certificate; a client itself has nothing to say.
     let keeps_claims = rules.trusted && rules.peer.is_none();
     let connection = Connection::of(fields);
-    let expects = head.version == Version::Http11;
+    let expects = head.version != Version::Http10;
     let edited = !rules.edits.is_empty();
     let is_replaced = |name: &[u8]| edited && headers::is_replaced(rules.edits, name);
     for field in fields.iter() {

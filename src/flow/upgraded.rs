@@ -47,12 +47,9 @@ pub async fn connection(client: &Client, conn: ClientConn, upgrade: Upgrade) {
 }
 
 /// The same of a stream of HTTP/2, whose client has got 200 (RFC 8441 5). `step` is its deadline.
-pub async fn stream(client: &Client, tunnel: Tunnel, upgrade: Upgrade, step: &Deadline) {
+pub async fn stream(client: &Client, mut stream: Tunnel, upgrade: Upgrade, step: &Deadline) {
     let Upgrade { exchange, record, idle } = upgrade;
     let Exchange { lease, conn: backend, entered: _entered, .. } = exchange;
-    let Some(mut stream) = tunnel.open().await else {
-        return record.finish(Some(Cause::ClientGone));
-    };
     // The client's connection counts its bytes, all streams in one.
     let talk = Talk { client, lease: &lease, step, idle, whole: false };
     let end = match backend {

@@ -15,6 +15,7 @@ use super::engaged::Engaged;
 use super::entrance::Handshakes;
 use super::hedge::Percentiles;
 use super::sessions::Sessions;
+use super::tellers::Tellers;
 use crate::acme::challenges::Challenges;
 use crate::config::model::{BindAddr, Name};
 use crate::forward::buffers::Buffers;
@@ -71,6 +72,7 @@ pub struct Worker {
     pub sessions: Rc<Sessions>,
     pub engaged: Engaged,
     pub handshakes: Handshakes,
+    pub tellers: Rc<Tellers>,
 }
 
 /// A snapshot as this worker uses it.
@@ -146,6 +148,7 @@ impl Worker {
             sessions: Rc::default(),
             engaged: Engaged::default(),
             handshakes: Handshakes::default(),
+            tellers: Rc::default(),
         })
     }
 

@@ -1,5 +1,6 @@
 //! HTTP/2 by prior knowledge: the same promises as for HTTP/1, for many requests on one connection.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
@@ -334,6 +335,74 @@ fn crumbs_of_a_cookie_are_joined_for_the_backend() {
     assert_eq!(client.ask(request).unwrap().body, "ok");
     let (head, _peer) = serving.join().unwrap();
     assert_eq!(head.one("cookie"), "a=1; b=2; c=3; d=4");
+}
+
+#[test]
+fn interim_answers_go_on_at_once_without_what_is_meant_for_one_hop() {
+    let backend = RawBackend::open();
+    let config = setup().set("workers: 1").http("web", "web").pool("web", [&backend], "");
+    let proxy = Proxy::start(config);
+    let (hinted, go_on) = mpsc::channel();
+    let backend = thread::spawn(move || {
+        let mut peer = backend.accept();
+        peer.head();
+        peer.send(
+            "HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\nConnection: X-Hop\r\n\
+             X-Hop: 1\r\nKeep-Alive: timeout=5\r\nLink: </b>\r\n\r\n",
+        );
+        go_on.recv_timeout(PATIENCE).expect("the client was told while the backend still thinks");
+        peer.answer("done");
+    });
+    let asked = async {
+        let stream = tokio::net::TcpStream::connect(proxy.address("web")).await.unwrap();
+        let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let request = Request::get("http://test.example/").body(()).unwrap();
+        let (mut answer, _) = sender.ready().await.unwrap().send_request(request, true).unwrap();
+        let interim = poll_fn(|cx| answer.poll_informational(cx)).await.unwrap().unwrap();
+        assert_eq!(interim.status().as_u16(), 103);
+        let fields: Vec<_> = interim.headers().iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(fields, ["link", "link"]);
+        hinted.send(()).unwrap();
+        let answer = answer.await.unwrap();
+        assert_eq!((answer.status().as_u16(), answer.headers().contains_key("link")), (200, false));
+        connection.abort();
+    };
+    let asked = async { tokio::time::timeout(PATIENCE, asked).await };
+    runtime().block_on(asked).expect("an answer comes");
+    backend.join().expect("the backend does not panic");
+}
+
+#[test]
+fn who_waits_to_send_a_body_is_told_when_to() {
+    let backend = RawBackend::open();
+    let config = setup().set("workers: 1").http("web", "web").pool("web", [&backend], "");
+    let proxy = Proxy::start(config);
+    let backend = thread::spawn(move || {
+        let mut peer = backend.accept();
+        let head = peer.head();
+        assert_eq!(head.one("expect"), "100-continue");
+        peer.send("HTTP/1.1 100 Continue\r\n\r\n");
+        assert_eq!(peer.body(&head), b"body");
+        peer.answer("done");
+    });
+    let asked = async {
+        let stream = tokio::net::TcpStream::connect(proxy.address("web")).await.unwrap();
+        let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let request = Request::post("http://test.example/").header("expect", "100-continue");
+        let request = request.header("content-length", "4").body(()).unwrap();
+        let mut sender = sender.ready().await.unwrap();
+        let (mut answer, mut body) = sender.send_request(request, false).unwrap();
+        let interim = poll_fn(|cx| answer.poll_informational(cx)).await.unwrap().unwrap();
+        assert_eq!(interim.status().as_u16(), 100);
+        body.send_data("body".into(), true).unwrap();
+        assert_eq!(answer.await.unwrap().status().as_u16(), 200);
+        connection.abort();
+    };
+    let asked = async { tokio::time::timeout(PATIENCE, asked).await };
+    runtime().block_on(asked).expect("an answer comes");
+    backend.join().expect("the backend does not panic");
 }
 
 #[test]

@@ -273,6 +273,94 @@ fn who_breaks_off_most_of_what_he_asks_for_is_ended() {
     assert_eq!(get(proxy.address("web"), "/pong").unwrap().text(), "pong");
 }
 
+/// While the answer waits for room, at once (but not so many that the h2 crate ends it), and in an upload.
+#[test]
+fn who_breaks_off_is_told_however_he_does_it() {
+    let backend = RawBackend::open();
+    let long = "x".repeat(20_000);
+    let config = format!(
+        "mode: http, routes: [{{match: {{path: /long}}, respond: {{body: {long}}}}}, {{pool: web}}]"
+    );
+    for (method, path, flags) in
+        [("GET", "/long", WHOLE), ("GET", "/at-once", WHOLE), ("POST", "/never", HEAD)]
+    {
+        let config = setup().set("workers: 1").listener("web", &config);
+        let proxy = Proxy::start(config.pool("web", [&backend], ""));
+        let mut stream = open(proxy.address("web"));
+        // SETTINGS_INITIAL_WINDOW_SIZE: no answer's body can be sent.
+        stream.write_all(&frame(4, 0, 0, &[0, 4, 0, 0, 0, 0])).unwrap();
+        let gone = || proxy.metric("evenkeel_listener_failures_total", &[("cause", "client_gone")]);
+        for round in 0..25 {
+            let ids = || (0..10).map(|n| 1 + 2 * (10 * round + n));
+            let asked = ids().map(|id| head(flags, id, method, path));
+            let resets: Vec<u8> = ids().flat_map(|id| frame(RESET, 0, id, &CANCEL)).collect();
+            match path {
+                "/at-once" => {
+                    let both = asked.chain([resets]).collect::<Vec<_>>().concat();
+                    stream.write_all(&both).unwrap();
+                }
+                _ => {
+                    stream.write_all(&asked.collect::<Vec<_>>().concat()).unwrap();
+                    if path == "/never" {
+                        eventually("all wait", PATIENCE, || in_progress(&proxy) == 10.0);
+                    }
+                    let mut heads = if path == "/long" { 10 } else { 0 };
+                    while heads > 0 {
+                        let (kind, ..) = next(&mut stream).expect("it goes on");
+                        heads -= u32::from(kind == HEADERS);
+                    }
+                    stream.write_all(&resets).unwrap();
+                }
+            }
+            let all = f64::from(10 * (round + 1));
+            eventually("all are over", PATIENCE, || gone() == all);
+        }
+        let mut said = None;
+        while let Some((kind, _, _, payload)) = next(&mut stream) {
+            if kind == GOAWAY {
+                said = Some(number(&payload[4..]));
+            }
+        }
+        assert_eq!((said, calm(&proxy)), (Some(11), 1.0), "{path}");
+        if path == "/at-once" {
+            assert!(!backend.is_called(), "nobody wants an answer");
+        }
+    }
+}
+
+/// It has an answer, but no room for it, when its connection is to end.
+#[test]
+fn a_drain_leaves_a_slow_client_its_time() {
+    let config = setup().set("workers: 1\ndrain_timeout: 20s").listener("web", PONG);
+    let mut proxy = Proxy::start(config.pool("web", ["127.0.0.1:9"], ""));
+    let mut stream = open(proxy.address("web"));
+    stream.write_all(&frame(4, 0, 0, &[0, 4, 0, 0, 0, 0])).unwrap();
+    stream.write_all(&head(WHOLE, 1, "GET", "/pong")).unwrap();
+    let mut until = |wanted: u8, of: u32| loop {
+        let (kind, flags, stream, payload) = next(&mut stream).expect("it goes on");
+        if (kind, stream) == (wanted, of) && !(kind == PING && flags == 1) {
+            return payload;
+        }
+    };
+    until(HEADERS, 1);
+    proxy.child.signal(Signal::Terminate);
+    until(GOAWAY, 0);
+    let mut writer = stream.try_clone().unwrap();
+    // Longer than one at rest has: a second.
+    thread::sleep(Duration::from_millis(1500));
+    writer.write_all(&frame(8, 0, 1, &[0, 0, 1, 0])).unwrap();
+    let mut body = None;
+    while let Some((kind, flags, of, payload)) = next(&mut stream) {
+        if (kind, of) == (0, 1) {
+            body = Some((payload, flags & 1));
+            break;
+        }
+    }
+    assert_eq!(body, Some((b"pong".to_vec(), 1)));
+    drop((stream, writer));
+    assert!(proxy.child.wait_exit(PATIENCE).success());
+}
+
 #[test]
 fn who_breaks_off_some_of_what_he_asks_for_is_not() {
     let backend = RawBackend::open();

@@ -82,7 +82,10 @@ pub fn end(mut stream: TcpStream) -> End {
                 0x88 => return End::Status(200),
                 0x8c => return End::Status(400),
                 0x8d => return End::Status(404),
-                _ => return End::Status(digits(&payload[2..])),
+                _ => match digits(&payload[2..]) {
+                    100..200 => {}
+                    status => return End::Status(status),
+                },
             },
             3 => return End::Reset(number(0)),
             7 if number(4) != 0 => return End::Gone(number(4)),
@@ -167,6 +170,27 @@ fn a_body_of_another_length_than_declared_is_not_passed_off_as_one() {
     }
     proxy.wait_at_rest();
     assert_eq!(proxy.metric("evenkeel_listener_requests_total", &[("class", "2xx")]), 0.0);
+}
+
+/// RFC 9110 9.3.6: what follows a CONNECT is the tunnel's, and no body.
+#[test]
+fn a_tunnel_is_asked_for_without_a_length() {
+    let backend = RawBackend::open();
+    let proxy = Proxy::start(setup().http("web", "web").pool("web", [&backend], ""));
+    let list = [
+        (":method", "CONNECT"),
+        (":protocol", "websocket"),
+        (":scheme", "http"),
+        (":path", "/"),
+        (":authority", "a.example"),
+        ("sec-websocket-version", "13"),
+        ("content-length", "5"),
+    ];
+    let mut stream = open(proxy.address("web"));
+    stream.write_all(&frame(1, 4, 1, &fields(&list))).unwrap();
+    assert_eq!(end(stream), End::Status(400));
+    assert!(!backend.is_called());
+    assert_eq!(proxy.metric("evenkeel_pool_failures_total", &[]), 0.0);
 }
 
 #[test]

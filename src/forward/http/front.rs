@@ -23,7 +23,7 @@ use crate::route::fields::Store;
 #[derive(Debug)]
 pub enum Front<'a> {
     H1(Http1<'a>),
-    H2(h2::Stream),
+    H2(h2::Stream<'a>),
 }
 
 /// One request on an HTTP/1 connection.
@@ -174,17 +174,18 @@ impl<'a> Front<'a> {
         }
     }
 
-    /// Passes on an interim answer (1xx). Clients of HTTP/1.0 know none, and through hyper's HTTP/2
-    /// none can be sent.
+    /// Passes on an interim answer (1xx). Clients of HTTP/1.0 know none.
     pub fn interim(&mut self, line: &Line<'_>, fields: impl FnOnce(Sink<'_>)) {
-        if let Front::H1(front) = self
-            && front.version == Version::Http11
-        {
-            let mut head = Buffer::borrow(front.conn.buffers());
-            write::status_line(&mut head, line.status, line.reason);
-            fields(&mut |name, value| write::field(&mut head, name, value));
-            write::end_of_head(&mut head);
-            front.conn.queue(head);
+        match self {
+            Front::H1(front) if front.version == Version::Http11 => {
+                let mut head = Buffer::borrow(front.conn.buffers());
+                write::status_line(&mut head, line.status, line.reason);
+                fields(&mut |name, value| write::field(&mut head, name, value));
+                write::end_of_head(&mut head);
+                front.conn.queue(head);
+            }
+            Front::H1(_) => {}
+            Front::H2(stream) => stream.interim(line.status, fields),
         }
     }
 
@@ -221,11 +222,11 @@ impl<'a> Front<'a> {
         }
     }
 
-    /// Bytes that the client has not taken yet; of HTTP/2 that is not known.
+    /// Bytes that the client has not taken yet.
     pub fn queued(&self) -> usize {
         match self {
             Front::H1(front) => front.conn.queued(),
-            Front::H2(_) => 0,
+            Front::H2(stream) => stream.queued(),
         }
     }
 
@@ -233,7 +234,7 @@ impl<'a> Front<'a> {
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Cause>> {
         match self {
             Front::H1(front) => front.conn.poll_flush(cx),
-            Front::H2(stream) => stream.poll_flush(),
+            Front::H2(stream) => stream.poll_flush(cx),
         }
     }
 

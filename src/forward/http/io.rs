@@ -1,7 +1,5 @@
-//! Streams as the HTTP/2 machinery gets them: every byte is counted on its way.
-//!
-//! A client's for hyper: what was read ahead comes first, and the session hears of all. A backend's for the
-//! h2 crate: its meter does.
+//! Streams as the h2 crate gets them: every byte is counted on its way. Of a client's the session hears, of
+//! a backend's its meter; what was read ahead comes first.
 
 use std::io;
 use std::pin::Pin;
@@ -11,7 +9,6 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::h2::Calm;
 use super::h2::connections::Pulse;
 use super::meter::Meter;
 use crate::forward::session::Session;
@@ -21,30 +18,18 @@ pub trait Tally {
     /// Something came; 0 is the end.
     fn received(&self, bytes: usize);
     fn sent(&self, bytes: usize);
-
-    /// What is written when the stream is to end at once: nothing more is read then.
-    fn last_words(&self) -> Option<&'static [u8]> {
-        None
-    }
 }
 
 /// A client's.
-impl Tally for (Rc<Session>, Rc<Calm>) {
+impl Tally for Rc<Session> {
     fn received(&self, bytes: usize) {
-        self.0.count_received(bytes);
+        self.count_received(bytes);
     }
 
     fn sent(&self, bytes: usize) {
-        self.0.count_sent(bytes);
-    }
-
-    fn last_words(&self) -> Option<&'static [u8]> {
-        self.1.is_lost().then_some(ENHANCE_YOUR_CALM)
+        self.count_sent(bytes);
     }
 }
-
-/// RFC 9113 6.8: GOAWAY with that code. Nothing is said of what was looked at. hyper has no way to send one.
-const ENHANCE_YOUR_CALM: &[u8] = b"\0\0\x08\x07\0\0\0\0\0\x7f\xff\xff\xff\0\0\0\x0b";
 
 /// A backend's.
 impl Tally for (Meter, Rc<Pulse>) {
@@ -86,14 +71,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin, T: Tally + Unpin> AsyncRead for Counted<
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if let Some(words) = this.tally.last_words() {
-            // As far as there is room: whoever it is for has no claim to it.
-            if let Poll::Ready(Ok(n)) = Pin::new(&mut this.stream).poll_write(cx, words) {
-                this.tally.sent(n);
-                let _ = Pin::new(&mut this.stream).poll_flush(cx);
-            }
-            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
-        }
         if !this.ahead.is_empty() {
             let n = this.ahead.len().min(buf.remaining());
             buf.put_slice(&this.ahead.split_to(n));

@@ -1,6 +1,6 @@
 //! HTTP messages, both roles: server to the client, client to the backend.
 //!
-//! HTTP/1 is our own (`h1`); HTTP/2 is hyper's and the h2 crate's (`h2`). The two meet in two types: a
+//! HTTP/1 is our own (`h1`); HTTP/2 is the h2 crate's (`h2`). The two meet in two types: a
 //! request's [`head`], one run of bytes whoever read it, and [`Front`], the client's side of one request,
 //! from which its body is read and to which its answer is written. [`exchange`] moves the bodies between
 //! a front and a [`Back`], the same seam on the backend's side; `flow::request` tells the whole story and knows neither version.

@@ -33,12 +33,15 @@ pub fn field(to: &mut Buffer, name: &[u8], value: &[u8]) {
 }
 
 pub fn content_length(to: &mut Buffer, length: u64) {
-    let mut digits = [0; 20];
-    let mut left = &mut digits[..];
-    // A u64 has at most 20 digits.
-    let _ = write!(left, "{length}");
+    field(to, b"content-length", decimal(length, &mut [0; 20]));
+}
+
+/// A number as fields have it; no u64 has more than 20 digits.
+pub fn decimal(number: u64, room: &mut [u8; 20]) -> &[u8] {
+    let mut left = &mut room[..];
+    let _ = write!(left, "{number}");
     let unused = left.len();
-    field(to, b"content-length", &digits[..20 - unused]);
+    &room[..20 - unused]
 }
 
 pub fn chunked(to: &mut Buffer) {

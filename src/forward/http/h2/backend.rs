@@ -10,15 +10,15 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream, SendStream};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, Request, Response, StatusCode, header};
 
-use super::backend_tunnel::BackendTunnel;
 use super::connections::SharedConn;
+use super::tunnel::Tunnel;
+use super::wire;
 use crate::forward::buffer::Buffer;
 use crate::forward::buffers::Buffers;
 use crate::forward::http::back::Deaf;
 use crate::forward::http::h1::body::Broken;
-use crate::forward::http::h1::chunked::is_trailer;
 use crate::forward::http::head::{Framing, Heads, ResponseHead, number};
 use crate::forward::http::websocket;
 use crate::outcome::Cause;
@@ -85,8 +85,8 @@ impl Stream {
     }
 
     /// What it has become by a success.
-    pub fn into_tunnel(mut self: Box<Self>) -> Option<BackendTunnel> {
-        Some(BackendTunnel::new(self.conn.clone(), self.up.take()?, self.down.take()?))
+    pub fn into_tunnel(mut self: Box<Self>) -> Option<Tunnel> {
+        Some(Tunnel::with_backend(self.conn.clone(), self.up.take()?, self.down.take()?))
     }
 
     /// Whether a body, be it an empty one, follows the head.
@@ -144,21 +144,13 @@ impl Stream {
         if from.is_empty() {
             return Poll::Ready(Ok(())); // the connection's task sees to it
         }
-        let n = ready!(poll_room(up, cx, from.len()))?;
-        let data = Bytes::copy_from_slice(&from.data()[..n]);
-        let whole = n == from.len();
-        up.send_data(data, last && whole).map_err(|_| Deaf)?;
-        from.consume(n);
-        Poll::Ready(Ok(()))
+        wire::poll_send(up, cx, from, last).map_err(|wire::Closed| Deaf)
     }
 
     /// Ends the request's body, if its last piece has not done so. An error: the backend takes no more.
     pub fn finish(&mut self, trailers: Option<&Store>) -> Result<(), Deaf> {
-        let Some(up) = &mut self.up else { return Err(Deaf) };
-        match trailers.map(map_of).filter(|trailers| !trailers.is_empty()) {
-            Some(trailers) => up.send_trailers(trailers).map_err(|_| Deaf),
-            None => up.send_data(Bytes::new(), true).map_err(|_| Deaf),
-        }
+        let up = self.up.as_mut().ok_or(Deaf)?;
+        wire::end(up, trailers).map_err(|wire::Closed| Deaf)
     }
 
     /// Waits for the next head. Interim ones (1xx) come out as well; the caller asks again.
@@ -272,7 +264,7 @@ impl Stream {
 
     /// The answer's trailers, once its body has ended.
     pub fn trailers(&self) -> Option<Store> {
-        self.trailers.as_ref().map(store_of)
+        self.trailers.as_ref().map(wire::store_of)
     }
 }
 
@@ -286,22 +278,6 @@ impl Drop for Stream {
             false => self.conn.leave_unused(),
         }
     }
-}
-
-/// So much may be sent at once, `wanted` at the most. An error: the backend takes no more.
-pub fn poll_room(
-    up: &mut SendStream<Bytes>,
-    cx: &mut Context<'_>,
-    wanted: usize,
-) -> Poll<Result<usize, Deaf>> {
-    up.reserve_capacity(wanted);
-    while up.capacity() == 0 {
-        match ready!(up.poll_capacity(cx)) {
-            Some(Ok(_)) => {}
-            Some(Err(_)) | None => return Poll::Ready(Err(Deaf)),
-        }
-    }
-    Poll::Ready(Ok(up.capacity().min(wanted)))
 }
 
 /// What a failed connection or stream is to the request on it.
@@ -351,24 +327,4 @@ fn switched(mut answer: Response<()>, accept: &str, heads: &Heads) -> ResponseHe
     head.store.push(b"upgrade", b"websocket");
     head.store.push(websocket::ACCEPT.as_bytes(), accept.as_bytes());
     head
-}
-
-/// Trailers as HTTP/2 sends them.
-pub fn map_of(trailers: &Store) -> HeaderMap {
-    let pair = |field: crate::route::fields::Field<'_>| {
-        let name = HeaderName::from_bytes(field.name).ok()?;
-        Some((name, HeaderValue::from_bytes(field.value).ok()?))
-    };
-    trailers.fields().iter().filter_map(pair).collect()
-}
-
-/// Trailers that came by HTTP/2, without what must not be one (RFC 9110 6.5.1).
-pub fn store_of(trailers: &HeaderMap) -> Store {
-    let mut store = Store::default();
-    for (name, value) in trailers {
-        if is_trailer(name.as_str().as_bytes()) {
-            store.push(name.as_str().as_bytes(), value.as_bytes());
-        }
-    }
-    store
 }

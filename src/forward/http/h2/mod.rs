@@ -1,17 +1,23 @@
-//! HTTP/2, both roles: clients come through hyper ([`client`]), backends are asked through the h2 crate
-//! beneath it ([`backend`], on connections that many requests share: [`connections`]).
+//! HTTP/2, both roles, through the h2 crate: clients' connections ([`client`]) and their streams ([`stream`],
+//! answered by a [`reply`]); backends' streams ([`backend`]) on connections that many requests share
+//! ([`connections`]).
 //!
-//! Towards backends hyper would put a task and a queue between a request and its stream; here whoever waits
-//! for an answer polls the stream itself, as with HTTP/1, so that nothing is read that has nowhere to go.
+//! Of a connection one task reads and writes. There is no task and no queue between a stream and whoever
+//! tells the story of its request: he polls the stream itself, as with HTTP/1, so that nothing is read that
+//! has nowhere to go.
 
 pub mod backend;
-pub mod backend_tunnel;
+pub mod calm;
 pub mod client;
 pub mod connections;
+pub mod reply;
 mod request;
-mod told;
+pub mod stream;
 pub mod tunnel;
+mod wire;
 
-pub use client::{End, Means, Stream, serve};
+pub use calm::Calm;
+pub use client::{Asked, End, serve};
 pub use connections::SharedConns;
-pub use told::{Calm, Story};
+pub use reply::Reply;
+pub use stream::Stream;

@@ -4,18 +4,17 @@
 //! What the h2 crate has refused before (RFC 9113 8.2, 8.3: upper case, fields of a connection, pseudo-fields
 //! that are unknown or missing, CR, LF and NUL) does not come here; the rest is `flow::head`'s to judge.
 
-use std::error::Error;
-
+use h2::Reason;
+use h2::ext::Protocol;
 use http::request::Parts;
-use http::{HeaderValue, Method, header};
-use hyper::ext::Protocol;
+use http::{HeaderMap, HeaderValue, Method, header};
 
 use crate::forward::http::head::{Framing, Heads, RequestHead, Special, Version};
 use crate::forward::http::websocket;
 use crate::observe::cells::HTTP2_ERRORS;
 
-/// A request's head as HTTP/1 would have brought it.
-pub fn head(parts: &Parts, ended: bool, heads: &Heads) -> RequestHead {
+/// A request's head as HTTP/1 would have brought it; `ended`: there is no body.
+pub fn head(parts: Parts, ended: bool, heads: &Heads) -> RequestHead {
     let mut store = heads.borrow();
     let authority = parts.uri.authority().map_or("", |authority| authority.as_str());
     store.bytes.extend_from_slice(authority.as_bytes());
@@ -23,7 +22,7 @@ pub fn head(parts: &Parts, ended: bool, heads: &Heads) -> RequestHead {
     let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
     store.bytes.extend_from_slice(target.as_bytes());
     let after_target = store.bytes.len() as u32;
-    let special = special(parts);
+    let special = special(&parts);
     let websocket = special == Some(Special::WebSocket);
     if websocket {
         websocket::ask(&mut store);
@@ -44,23 +43,29 @@ pub fn head(parts: &Parts, ended: bool, heads: &Heads) -> RequestHead {
     // The h2 crate has refused a length that is none or that the frames contradict.
     let length = parts.headers.get(header::CONTENT_LENGTH);
     let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
-    let framing = match (ended, length) {
-        (true, None) => Framing::None,
-        (true, Some(length)) | (false, Some(length)) => Framing::Length(length),
-        (false, None) => Framing::Chunked,
+    let framing = match length {
+        Some(length) => Framing::Length(length),
+        // What follows a CONNECT is a tunnel's (RFC 9113 8.5).
+        None if ended || parts.method == Method::CONNECT => Framing::None,
+        None => Framing::Chunked,
     };
     RequestHead {
-        method: if websocket { Method::GET } else { parts.method.clone() },
+        method: if websocket { Method::GET } else { parts.method },
         version: Version::Http2,
         framing,
         keep_alive: true,
-        expects_continue: false,
+        expects_continue: expects_continue(&parts.headers),
         authority: 0..after_authority,
         target: after_authority..after_target,
         path_len: RequestHead::path_len(target),
         special,
         store,
     }
+}
+
+fn expects_continue(headers: &HeaderMap) -> bool {
+    let expected = headers.get_all(header::EXPECT);
+    expected.iter().any(|expectation| expectation.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
 fn special(parts: &Parts) -> Option<Special> {
@@ -78,16 +83,7 @@ fn special(parts: &Parts) -> Option<Special> {
 }
 
 /// Of [`HTTP2_ERRORS`], what a connection was ended for, if that was the client's doing.
-pub fn blamed(error: &hyper::Error) -> Option<usize> {
-    use h2::Reason;
-    let mut source = error.source();
-    let error = loop {
-        let error = source?;
-        match error.downcast_ref::<h2::Error>() {
-            Some(error) => break error,
-            None => source = error.source(),
-        }
-    };
+pub fn blamed(error: &h2::Error) -> Option<usize> {
     // An end of the connection, or the client's own GOAWAY, is nobody's fault.
     if !error.is_library() {
         return None;

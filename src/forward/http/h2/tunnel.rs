@@ -1,163 +1,150 @@
-//! A stream of HTTP/2 that carries bytes both ways after an extended CONNECT (RFC 8441), as one type with
-//! what TCP has: half-close, and a reset that tells either side that the other's bytes are not all there.
+//! A stream of HTTP/2 that carries bytes both ways after an extended CONNECT (RFC 8441), with a client or
+//! with a backend, as one type with what TCP has: half-close (END_STREAM), and a reset (RST_STREAM).
 //!
-//! hyper hands the bytes over, and knows a half-close (END_STREAM); of resets it tells little. But it writes
-//! in a task that it has us run: that it ends by itself is the client's reset, and that we end it is ours.
+//! What was read is acknowledged when it is handed out: whoever does not take it stops the other end at one
+//! window. Dropped before both sides have ended, it resets the stream.
 
-use std::cell::{Cell, RefCell};
-use std::fmt;
-use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 
-use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper_util::rt::TokioIo;
+use bytes::Bytes;
+use h2::{Reason, RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::connections::SharedConn;
+use super::wire::{Closed, poll_room};
 use crate::listen::{Plain, Socket};
 
-/// What a stream and the task that writes it know of one another.
-#[derive(Debug, Default)]
-pub struct Tether {
-    /// The stream has been reset from here.
-    cut: Cell<bool>,
-    /// Our side has said all that it has to say.
-    shut: Cell<bool>,
-    /// The task has ended.
-    ended: Cell<bool>,
-    writer: RefCell<Option<Waker>>,
-    /// Whoever waits for the client.
-    reader: RefCell<Option<Waker>>,
-}
-
-/// A stream that is to be one, once its client has been answered.
 #[derive(Debug)]
 pub struct Tunnel {
-    pub upgrade: OnUpgrade,
-    pub tether: Rc<Tether>,
-}
-
-/// The client's end of it.
-pub struct TunnelStream {
-    io: TokioIo<Upgraded>,
-    tether: Rc<Tether>,
-    /// An end was read, and may yet turn out to be a reset.
-    ending: bool,
-}
-
-impl Tether {
-    /// Runs hyper's task until it is done or cut off: dropped then, it resets the stream.
-    pub async fn hold(self: Rc<Self>, task: impl Future<Output = ()>) {
-        {
-            let mut task = pin!(task);
-            poll_fn(|cx| {
-                if self.cut.get() {
-                    return Poll::Ready(());
-                }
-                self.writer.replace(Some(cx.waker().clone()));
-                task.as_mut().poll(cx)
-            })
-            .await;
-        }
-        self.ended.set(true);
-        wake(&self.reader);
-    }
-
-    fn check(&self) -> io::Result<()> {
-        match self.ended.get() && !self.shut.get() {
-            true => Err(io::ErrorKind::ConnectionReset.into()),
-            false => Ok(()),
-        }
-    }
-}
-
-fn wake(waker: &RefCell<Option<Waker>>) {
-    if let Some(waker) = waker.take() {
-        waker.wake();
-    }
+    to: SendStream<Bytes>,
+    from: RecvStream,
+    /// Came, and was not handed out.
+    unread: Bytes,
+    /// The other end has said all that it has to say.
+    ended: bool,
+    /// So have we.
+    shut: bool,
+    /// Of a backend: what the stream is one of.
+    backend: Option<Rc<SharedConn>>,
 }
 
 impl Tunnel {
-    /// `None` if the client has gone.
-    pub async fn open(self) -> Option<TunnelStream> {
-        let io = TokioIo::new(self.upgrade.await.ok()?);
-        Some(TunnelStream { io, tether: self.tether, ending: false })
+    pub fn with_client(to: SendStream<Bytes>, from: RecvStream) -> Tunnel {
+        Tunnel::new(to, from, None)
+    }
+
+    pub fn with_backend(conn: Rc<SharedConn>, to: SendStream<Bytes>, from: RecvStream) -> Tunnel {
+        conn.enter();
+        Tunnel::new(to, from, Some(conn))
+    }
+
+    fn new(to: SendStream<Bytes>, from: RecvStream, backend: Option<Rc<SharedConn>>) -> Tunnel {
+        Tunnel { to, from, unread: Bytes::new(), ended: false, shut: false, backend }
+    }
+
+    /// Whether the stream was reset. A backend that has ended its side may say that it needs nothing more
+    /// of ours (RFC 9113 8.1): a socket would take that, and drop it.
+    fn reset(&mut self, cx: &mut Context<'_>) -> Option<Reset> {
+        match self.to.poll_reset(cx) {
+            Poll::Pending => None,
+            Poll::Ready(Ok(Reason::NO_ERROR)) if self.backend.is_some() => Some(Reset::Content),
+            Poll::Ready(_) => Some(Reset::Broken),
+        }
     }
 }
 
-impl TunnelStream {
-    /// When it is dropped the client gets a reset instead of an orderly end.
-    fn reset(&self) {
-        self.tether.cut.set(true);
-        wake(&self.tether.writer);
-    }
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reset {
+    /// Nothing more is wanted.
+    Content,
+    Broken,
 }
 
-impl fmt::Debug for TunnelStream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TunnelStream").field("tether", &self.tether).finish_non_exhaustive()
-    }
+fn reset() -> io::Error {
+    io::ErrorKind::ConnectionReset.into()
 }
 
-impl Socket for TunnelStream {
+impl Socket for Tunnel {
     fn plain(&self) -> Option<Plain<'_>> {
         None
     }
 
     fn reset_on_close(&mut self) {
-        self.reset();
+        // What may still wait to be sent goes with it.
+        self.to.send_reset(Reason::CANCEL);
     }
 }
 
-impl AsyncRead for TunnelStream {
+impl AsyncRead for Tunnel {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        this.tether.check()?;
-        if this.ending {
-            return Poll::Ready(Ok(()));
+        while this.unread.is_empty() && !this.ended {
+            match ready!(this.from.poll_data(cx)) {
+                Some(Ok(data)) => this.unread = data,
+                Some(Err(_)) => return Poll::Ready(Err(reset())),
+                // Trailers would be nobody's.
+                None => this.ended = true,
+            }
         }
-        this.tether.reader.replace(Some(cx.waker().clone()));
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
-        if buf.filled().len() > before {
-            return Poll::Ready(Ok(()));
-        }
-        // hyper takes RST_STREAM with CANCEL, as browsers leave, for an end in order. The task that writes
-        // was woken together with this one, and knows better: it has its turn first.
-        this.ending = true;
-        cx.waker().wake_by_ref();
-        Poll::Pending
+        let n = this.unread.len().min(buf.remaining());
+        buf.put_slice(&this.unread.split_to(n));
+        // Never more than there is.
+        let _ = this.from.flow_control().release_capacity(n);
+        Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for TunnelStream {
+impl AsyncWrite for Tunnel {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        this.tether.check()?;
-        Pin::new(&mut this.io).poll_write(cx, buf)
+        if buf.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let sent = ready!(poll_room(&mut this.to, cx, buf.len())).and_then(|n| {
+            let data = Bytes::copy_from_slice(&buf[..n]);
+            this.to.send_data(data, false).map(|()| n).map_err(|_| Closed)
+        });
+        Poll::Ready(match sent {
+            Ok(n) => Ok(n),
+            Err(Closed) if this.reset(cx) == Some(Reset::Content) => Ok(buf.len()),
+            Err(Closed) => Err(reset()),
+        })
     }
 
+    /// The connection's task sees to it. A reset by an end that has said all shows in nothing else.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        this.tether.check()?;
-        this.tether.reader.replace(Some(cx.waker().clone()));
-        Pin::new(&mut this.io).poll_flush(cx)
+        match !this.shut && this.reset(cx) == Some(Reset::Broken) {
+            true => Poll::Ready(Err(reset())),
+            false => Poll::Ready(Ok(())),
+        }
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        this.tether.check()?;
-        this.tether.shut.set(true);
-        Pin::new(&mut this.io).poll_shutdown(cx)
+        this.shut = true;
+        Poll::Ready(this.to.send_data(Bytes::new(), true).map_err(|_| reset()))
+    }
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        if !(self.ended && self.shut) {
+            self.reset_on_close();
+        }
+        if let Some(conn) = &self.backend {
+            conn.leave(self.ended);
+        }
     }
 }
