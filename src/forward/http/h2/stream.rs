@@ -20,7 +20,7 @@ use crate::route::fields::Store;
 
 /// Room for the fields of most answers, and for their values.
 const FIELDS: usize = 12;
-const VALUES_BYTES: usize = 512;
+const VALUES_BYTES: usize = 256;
 
 /// Fields that are of a connection, which HTTP/2 has other means for (RFC 9113 8.2.2); the h2 crate takes no
 /// head that has one.
@@ -214,7 +214,7 @@ fn head(status: StatusCode, fields: impl FnOnce(Sink<'_>)) -> Response<()> {
         // What was a field of a parsed head, or of the configuration, is one here.
         if !OF_A_CONNECTION.iter().any(|known| known.eq_ignore_ascii_case(name))
             && let Ok(name) = HeaderName::from_bytes(name)
-            && let Ok(value) = one_of(&mut values, value)
+            && let Ok(value) = one_of(&mut values, &name, value)
         {
             headers.append(name, value);
         }
@@ -224,8 +224,16 @@ fn head(status: StatusCode, fields: impl FnOnce(Sink<'_>)) -> Response<()> {
 }
 
 /// A value, in memory that it shares with the others of its head: of many at once the allocator would keep none
-/// at hand.
-fn one_of(values: &mut BytesMut, value: &[u8]) -> Result<HeaderValue, InvalidHeaderValue> {
+/// at hand. But not the date: the h2 crate keeps the last few for its table (RFC 7541 2.3.2), and with each
+/// all that shares its memory.
+fn one_of(
+    values: &mut BytesMut,
+    name: &HeaderName,
+    value: &[u8],
+) -> Result<HeaderValue, InvalidHeaderValue> {
+    if *name == header::DATE {
+        return HeaderValue::from_bytes(value);
+    }
     values.extend_from_slice(value);
     HeaderValue::from_maybe_shared(values.split().freeze())
 }
