@@ -256,7 +256,7 @@ fn fields(head: &RequestHead, rules: &Rules<'_>, mut to: impl FnMut(&[u8], &[u8]
     // A proxy before us may have seen the client's certificate; a client itself has nothing to say.
     let keeps_claims = rules.trusted && rules.peer.is_none();
     let connection = Connection::of(fields);
-    let expects = head.version != Version::Http10;
+    let expects = head.version == Version::Http11;
     let edited = !rules.edits.is_empty();
     let is_replaced = |name: &[u8]| edited && headers::is_replaced(rules.edits, name);
     for field in fields.iter() {

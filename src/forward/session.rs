@@ -39,6 +39,7 @@ pub struct Session {
     cut: Cell<bool>,
     /// The tick from which on it is to leave.
     old_at: Cell<u64>,
+    sent: Cell<u64>,
 }
 
 impl Session {
@@ -51,6 +52,7 @@ impl Session {
             leaving: Cell::new(false),
             cut: Cell::new(false),
             old_at: Cell::new(u64::MAX),
+            sent: Cell::new(0),
         };
         session.cells().connections.inc();
         session.cells().open.inc();
@@ -91,7 +93,13 @@ impl Session {
     }
 
     pub fn count_sent(&self, bytes: usize) {
+        self.sent.set(self.sent.get().wrapping_add(bytes as u64));
         self.cells().sent_bytes.add(bytes as u64);
+    }
+
+    /// What has gone to the client so far, but for what went by in bulk.
+    pub fn sent_bytes(&self) -> u64 {
+        self.sent.get()
     }
 
     /// No new work, please; work in progress may finish.

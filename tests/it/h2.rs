@@ -374,38 +374,6 @@ fn interim_answers_go_on_at_once_without_what_is_meant_for_one_hop() {
 }
 
 #[test]
-fn who_waits_to_send_a_body_is_told_when_to() {
-    let backend = RawBackend::open();
-    let config = setup().set("workers: 1").http("web", "web").pool("web", [&backend], "");
-    let proxy = Proxy::start(config);
-    let backend = thread::spawn(move || {
-        let mut peer = backend.accept();
-        let head = peer.head();
-        assert_eq!(head.one("expect"), "100-continue");
-        peer.send("HTTP/1.1 100 Continue\r\n\r\n");
-        assert_eq!(peer.body(&head), b"body");
-        peer.answer("done");
-    });
-    let asked = async {
-        let stream = tokio::net::TcpStream::connect(proxy.address("web")).await.unwrap();
-        let (sender, connection) = h2::client::handshake(stream).await.unwrap();
-        let connection = tokio::spawn(connection);
-        let request = Request::post("http://test.example/").header("expect", "100-continue");
-        let request = request.header("content-length", "4").body(()).unwrap();
-        let mut sender = sender.ready().await.unwrap();
-        let (mut answer, mut body) = sender.send_request(request, false).unwrap();
-        let interim = poll_fn(|cx| answer.poll_informational(cx)).await.unwrap().unwrap();
-        assert_eq!(interim.status().as_u16(), 100);
-        body.send_data("body".into(), true).unwrap();
-        assert_eq!(answer.await.unwrap().status().as_u16(), 200);
-        connection.abort();
-    };
-    let asked = async { tokio::time::timeout(PATIENCE, asked).await };
-    runtime().block_on(asked).expect("an answer comes");
-    backend.join().expect("the backend does not panic");
-}
-
-#[test]
 fn trailers_come_through() {
     let backend = RawBackend::open();
     let (_proxy, mut client) = start(&backend);

@@ -328,6 +328,39 @@ fn who_breaks_off_is_told_however_he_does_it() {
     }
 }
 
+/// A stream that is answered before its client has said all is reset (RFC 9113 8.1), and no place is lost by it: as
+/// many more may follow as may be at once.
+#[test]
+fn early_answers_without_room_cost_no_place() {
+    let config = setup().set("workers: 1").listener("web", PONG);
+    let proxy = Proxy::start(config.pool("web", ["127.0.0.1:9"], ""));
+    let mut stream = open(proxy.address("web"));
+    stream.write_all(&frame(4, 0, 0, &[0, 4, 0, 0, 0, 0])).unwrap();
+    for n in 0..140 {
+        let id = 1 + 2 * n;
+        stream.write_all(&head(HEAD, id, "POST", "/pong")).unwrap();
+        while next(&mut stream).expect("it goes on").2 != id {}
+        stream.write_all(&frame(RESET, 0, id, &CANCEL)).unwrap();
+    }
+    stream.write_all(&frame(4, 0, 0, &[0, 4, 0, 0, 255, 255])).unwrap();
+    stream.write_all(&head(WHOLE, 281, "GET", "/pong")).unwrap();
+    let body = loop {
+        let (kind, _, of, payload) = next(&mut stream).expect("it goes on");
+        assert!(kind != GOAWAY && (of != 281 || kind != RESET), "{payload:?}");
+        if (kind, of) == (0, 281) {
+            break payload;
+        }
+    };
+    assert_eq!(body, b"pong");
+    // Nor does one that waits hold up the end.
+    stream.write_all(&frame(4, 0, 0, &[0, 4, 0, 0, 0, 0])).unwrap();
+    stream.write_all(&head(HEAD, 283, "POST", "/pong")).unwrap();
+    while next(&mut stream).expect("it goes on").2 != 283 {}
+    drop(stream);
+    proxy.wait_metric("evenkeel_open_connections", &[], 0.0);
+    assert_eq!(get(proxy.address("web"), "/pong").unwrap().text(), "pong");
+}
+
 /// It has an answer, but no room for it, when its connection is to end.
 #[test]
 fn a_drain_leaves_a_slow_client_its_time() {

@@ -71,7 +71,7 @@ pub async fn serve(
         Ok(conn) => conn,
         Err(end) => return end,
     };
-    let (mut told, mut spared) = (false, false);
+    let (mut told, mut spared) = (false, None);
     poll_fn(|cx| {
         loop {
             if session.is_cut() {
@@ -91,7 +91,6 @@ pub async fn serve(
             match conn.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, reply)))) => {
                     calm.begun();
-                    spared = false;
                     let (parts, body) = request.into_parts();
                     let head = head(parts, body.is_end_stream(), heads);
                     tell(Asked { head, body, reply });
@@ -104,9 +103,10 @@ pub async fn serve(
             if session.deadline.poll(cx).is_pending() {
                 return Poll::Pending;
             }
-            // All is answered, but a slow client has not got it all: it has its time once more.
-            if conn.has_streams() && !spared {
-                spared = true;
+            // All is answered, but a slow client has not got it all: it has its time once more, and again
+            // as long as something goes out.
+            if conn.has_streams() && spared != Some(session.sent_bytes()) {
+                spared = Some(session.sent_bytes());
                 session.deadline.set(bounds.client_idle);
                 continue;
             }

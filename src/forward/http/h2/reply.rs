@@ -20,11 +20,12 @@ use crate::route::fields::Store;
 
 /// The first piece of an answer, if it is no longer than this, is handed over without asking what the client
 /// takes: most answers end with it, and nobody need wait then. What does not go out waits as it would in a
-/// socket's buffer, 128 times at the most.
+/// socket's buffer, 128 times at the most. But not while more of the request may come: the h2 crate loses
+/// count of a stream that it has to reset (RFC 9113 8.1) before its data have found room.
 const AT_ONCE: usize = 16 * 1024;
 
-/// What an interim head takes beside its fields, about.
-const INTERIM_BYTES: usize = 64;
+/// What an interim head takes in memory beside its fields, about.
+const INTERIM_BYTES: usize = 2048;
 
 #[derive(Debug)]
 pub struct Reply(RefCell<Stage>);
@@ -101,19 +102,20 @@ impl Reply {
     }
 
     /// Sends what the client takes of `piece`; ready when that was all of it. `last`: the answer ends
-    /// with it. An error is the client's end.
+    /// with it. `asked`: the client has said all that it has to say. An error is the client's end.
     pub fn poll_send(
         &self,
         cx: &mut Context<'_>,
         piece: &mut Buffer,
         last: bool,
+        asked: bool,
     ) -> Poll<Result<(), Cause>> {
         let mut stage = self.0.borrow_mut();
         while !piece.is_empty() {
             let Stage::Begun { to, fresh } = &mut *stage else {
                 return Poll::Ready(Err(Cause::ClientGone));
             };
-            match std::mem::take(fresh) && piece.len() <= AT_ONCE {
+            match std::mem::take(fresh) && asked && piece.len() <= AT_ONCE {
                 true => wire::send_all(to, piece, last).map_err(gone)?,
                 false => ready!(wire::poll_send(to, cx, piece, last)).map_err(gone)?,
             }

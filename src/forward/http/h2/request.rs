@@ -7,7 +7,7 @@
 use h2::Reason;
 use h2::ext::Protocol;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, header};
+use http::{HeaderValue, Method, header};
 
 use crate::forward::http::head::{Framing, Heads, RequestHead, Special, Version};
 use crate::forward::http::websocket;
@@ -54,18 +54,13 @@ pub fn head(parts: Parts, ended: bool, heads: &Heads) -> RequestHead {
         version: Version::Http2,
         framing,
         keep_alive: true,
-        expects_continue: expects_continue(&parts.headers),
+        expects_continue: false,
         authority: 0..after_authority,
         target: after_authority..after_target,
         path_len: RequestHead::path_len(target),
         special,
         store,
     }
-}
-
-fn expects_continue(headers: &HeaderMap) -> bool {
-    let expected = headers.get_all(header::EXPECT);
-    expected.iter().any(|expectation| expectation.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
 fn special(parts: &Parts) -> Option<Special> {

@@ -189,7 +189,8 @@ impl<'a> Stream<'a> {
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Cause>> {
         if let Some(piece) = &mut self.piece {
             let last = self.finished && self.last.is_none();
-            ready!(self.reply.poll_send(cx, piece, last))?;
+            let asked = self.body.as_ref().is_none_or(RecvStream::is_end_stream);
+            ready!(self.reply.poll_send(cx, piece, last, asked))?;
             self.piece = None;
         }
         match self.finished {
