@@ -82,10 +82,7 @@ pub fn end(mut stream: TcpStream) -> End {
                 0x88 => return End::Status(200),
                 0x8c => return End::Status(400),
                 0x8d => return End::Status(404),
-                _ => match digits(&payload[2..]) {
-                    100..200 => {}
-                    status => return End::Status(status),
-                },
+                _ => return End::Status(digits(&payload[2..])),
             },
             3 => return End::Reset(number(0)),
             7 if number(4) != 0 => return End::Gone(number(4)),
